@@ -1,0 +1,191 @@
+"""What the commands share: options, the shape of an error line, the bar, JSON."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from napari_dmgn.api import Restoration, RestoreEvent
+from napari_dmgn.zoo import TASKS
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+class UsageError(ValueError):
+    """The arguments ask for something that cannot be done: exit status 2."""
+
+
+def one_line(error: BaseException) -> str:
+    """Say in one line what went wrong, without Python's words where the user need not know them."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        text = f"the package {error.name!r} is needed for this and is not installed"
+    elif isinstance(error, (ValueError, OSError)) and str(error):
+        text = str(error)
+    elif isinstance(error, MemoryError):
+        text = "out of memory"
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
+    return " ".join(text.split())
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which network runs, and how."""
+    parser.add_argument("--task", choices=TASKS, default="rain", help="what to remove (default: %(default)s)")
+    parser.add_argument(
+        "--model", metavar="NAME|PATH", help="a model's name or file (default: the task's own)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument(
+        "--precision", choices=("auto", "bf16", "float32"), default="auto", help="default: auto"
+    )
+    parser.add_argument(
+        "--tile", type=tile, default="auto", metavar="auto|none|N",
+        help="side of the square windows in pixels; none: the whole image at once (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--halo", type=halo, default="exact", metavar="exact|N",
+        help="pixels that a window reads beyond what it writes (default: exact)",
+    )  # fmt: skip
+
+
+def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_model_options` as keyword arguments of `restore`."""
+    return {name: getattr(args, name) for name in ("task", "model", "device", "precision", "tile", "halo")}
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Add the folder for the results and the right to replace files there."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the results, made if missing",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for an answer that a program can read."""
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def tile(text: str) -> str | int | None:
+    """Parse ``auto``, ``none`` or a positive whole number."""
+    if text in ("auto", "none"):
+        return text if text == "auto" else None
+    return _whole_number(text, least=1, others="auto, none or ")
+
+
+def halo(text: str) -> str | int:
+    """Parse ``exact`` or a whole number."""
+    return text if text == "exact" else _whole_number(text, least=0, others="exact or ")
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above zero."""
+    return _whole_number(text, least=1)
+
+
+def _whole_number(text: str, *, least: int, others: str = "") -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected {others}a whole number >= {least}, got {text!r}")
+    return value
+
+
+def input_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the image files that the paths name; a folder names those directly inside it."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise UsageError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in the folder {str(path)!r}")
+            files += inside
+        elif not path.exists():
+            raise UsageError(f"no such file: {str(path)!r}")
+        elif path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UsageError(f"cannot read {str(path)!r}: expected one of {', '.join(IMAGE_SUFFIXES)}")
+        else:
+            files.append(path)
+    return files
+
+
+def result_suffix(path: Path) -> str:
+    """Return the suffix of a result: the input's own, except that JPEG becomes PNG and loses nothing more."""
+    return ".png" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix
+
+
+def check_results(
+    results: Iterable[tuple[Path, Iterable[Path]]], *, inputs: Iterable[Path], overwrite: bool
+) -> None:
+    """Refuse, before any work, results that would meet each other, an input, or an existing file."""
+    sources = {path.resolve() for path in inputs}
+    owner: dict[Path, Path] = {}
+    for source, targets in results:
+        for target in targets:
+            if target in owner:
+                raise UsageError(
+                    f"{str(owner[target])!r} and {str(source)!r} would both be written to {target}"
+                )
+            owner[target] = source
+            if target.resolve() in sources:
+                raise UsageError(f"the result {str(target)!r} would replace an input")
+            if target.exists() and not overwrite:
+                raise UsageError(f"{str(target)!r} exists; pass --overwrite to replace it")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse, before any work, an output folder that is a file."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{str(path)!r} is a file; a folder is wanted for the results")
+
+
+class Bar:
+    """A progress bar over `RestoreEvent`s, drawn on a terminal only."""
+
+    def __init__(self, label: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=label, unit="tile", leave=False, disable=not sys.stderr.isatty())
+
+    def __call__(self, event: RestoreEvent) -> None:
+        """Show the event's progress."""
+        self._bar.total = event.total
+        self._bar.n = event.done
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
+def run_restore(label: str, image: Any, **arguments: Any) -> Restoration:
+    """Restore an image under a bar."""
+    from napari_dmgn.api import restore
+
+    bar = Bar(label)
+    try:
+        return restore(image, progress=bar, **arguments)
+    finally:
+        bar.close()
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; paths and NumPy scalars become text and numbers."""
+    print(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)

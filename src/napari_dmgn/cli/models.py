@@ -1,0 +1,107 @@
+"""List the installed models, show a model's card, or verify model files."""
+
+import argparse
+from typing import Any
+
+from napari_dmgn.cli.common import add_json_option, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``napari-dmgn models``."""
+    actions = parser.add_subparsers(metavar="list|info|verify", required=True)
+    list_ = actions.add_parser("list", help="list the installed models", allow_abbrev=False)
+    list_.set_defaults(action=_list)
+    info = actions.add_parser("info", help="show a model's card", allow_abbrev=False)
+    info.add_argument("model", metavar="NAME|PATH")
+    info.set_defaults(action=_info)
+    verify = actions.add_parser(
+        "verify", help="load models strictly and show their checksums", allow_abbrev=False
+    )
+    verify.add_argument("models", metavar="NAME|PATH", nargs="*", help="default: every installed model")
+    verify.set_defaults(action=_verify)
+    for action in (list_, info, verify):
+        add_json_option(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action that was asked for."""
+    status: int = args.action(args)
+    return status
+
+
+def _list(args: argparse.Namespace) -> int:
+    from napari_dmgn.zoo import broken_models, list_models
+
+    models = list_models()
+    if args.json:
+        print_json([_facts(model) for model in models])
+        return 0
+    rows = [("NAME", "TASK", "PARAMETERS", "SIZE", "ORIGIN", "FILE")]
+    for model in models:
+        origin = "shipped" if model.shipped else "yours"
+        size = f"{model.bytes / 1e6:.1f} MB"
+        rows.append((model.name, model.task, f"{model.parameters:,}", size, origin, str(model.path)))
+    _print_table(rows)
+    for path, message in broken_models():
+        print(f"not usable: {path}: {message}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from napari_dmgn.zoo import find_model
+
+    model = find_model(args.model)
+    facts = _facts(model) | {"sha256": model.sha256, "config": model.config, "card": model.card}
+    if args.json:
+        print_json(facts)
+    else:
+        _print_facts(facts)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from napari_dmgn.checkpoint import CheckpointError, load
+    from napari_dmgn.zoo import broken_models, find_model, list_models
+
+    if args.models:
+        models, broken = [find_model(name) for name in args.models], []
+    else:
+        models, broken = list_models(), broken_models()
+    reports: list[dict[str, Any]] = [
+        {"path": path, "ok": False, "error": message} for path, message in broken
+    ]
+    for model in models:
+        report: dict[str, Any] = {"path": model.path, "name": model.name, "sha256": model.sha256}
+        try:
+            load(model.path)
+        except CheckpointError as error:
+            reports.append(report | {"ok": False, "error": str(error)})
+        else:
+            reports.append(report | {"ok": True})
+    if args.json:
+        print_json(reports)
+    else:
+        for report in reports:
+            print(f"ok  {report['sha256']}  {report['path']}" if report["ok"]
+                  else f"BROKEN  {report['path']}: {report['error']}")  # fmt: skip
+    return 0 if all(report["ok"] for report in reports) else 1
+
+
+def _facts(model: Any) -> dict[str, Any]:
+    names = ("name", "task", "path", "parameters", "bytes", "shipped")
+    return {name: getattr(model, name) for name in names}
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}:")
+            _print_facts(value, indent + "  ")
+        else:
+            print(f"{indent}{name}: {value}")

@@ -1,0 +1,161 @@
+"""Remove rain from image files: background, noise and noise map, of the input's type and size."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_dmgn.api import Restoration
+from napari_dmgn.cli.common import (
+    UsageError,
+    add_json_option,
+    add_model_options,
+    add_output_options,
+    check_folder,
+    check_results,
+    input_files,
+    model_arguments,
+    one_line,
+    print_json,
+    result_suffix,
+    run_restore,
+)
+from napari_dmgn.files import ImageFile, read_image, write_image
+
+_PARTS = ("background", "noise", "noise_map")
+_DTYPES = ("same", "uint8", "uint16", "float32")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``napari-dmgn restore``."""
+    parser.add_argument(
+        "inputs", type=Path, nargs="+", metavar="IN", help="PNG, JPEG or TIFF files, or folders of them"
+    )
+    add_output_options(parser)
+    add_model_options(parser)
+    parser.add_argument(
+        "--range", type=_intensity_range, default="auto", metavar="auto|dtype|LO,HI",
+        help="intensities of black and white; write --range=-1,1 for a negative one (default: auto)",
+    )  # fmt: skip
+    parser.add_argument("--dtype", choices=_DTYPES, default="same", help="data type of the results")
+    parser.add_argument(
+        "--rgb", action=argparse.BooleanOptionalAction, help="the last axis is colour or not (default: guess)"
+    )
+    parser.add_argument(
+        "--channel-axis", type=int, metavar="N", help="restore each channel of this axis alone"
+    )
+    parser.add_argument(
+        "--masks", action="store_true", help="also write the deep-masking cells' masks (TIFF)"
+    )
+    add_json_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Restore every file; one that fails is reported and the others go on."""
+    from napari_dmgn.zoo import load_model
+
+    sources = input_files(args.inputs)
+    check_folder(args.output)
+    results = {source: _result_paths(source, args) for source in sources}
+    check_results(
+        ((source, paths.values()) for source, paths in results.items()),
+        inputs=sources,
+        overwrite=args.overwrite,
+    )
+    if len(sources) > 1:  # a model that does not load fails once, not once a file
+        load_model(args.model or args.task)
+
+    reports = []
+    failures = 0
+    for source in sources:
+        try:
+            reports.append(_restore_file(source, results[source], args))
+        except (ValueError, OSError, MemoryError) as error:
+            if len(sources) == 1:
+                raise
+            failures += 1
+            reports.append({"input": source, "error": one_line(error)})
+            print(f"napari-dmgn: error: {source}: {one_line(error)}", file=sys.stderr)
+    if args.json:
+        print_json(reports)
+    return 1 if failures else 0
+
+
+def _restore_file(source: Path, paths: dict[str, Path], args: argparse.Namespace) -> dict[str, Any]:
+    image = read_image(source)
+    restoration = run_restore(
+        source.name,
+        image.array,
+        **model_arguments(args),
+        channel_axis=args.channel_axis,
+        rgb=image.rgb if args.rgb is None and args.channel_axis is None else args.rgb,
+        intensity_range=args.range,
+        masks=args.masks,
+        dtype=args.dtype,
+    )
+    written = _write(restoration, paths, image)
+    if not args.json:
+        seconds = restoration.provenance.get("seconds", 0.0)
+        print(f"{source} -> {paths['background']} ({seconds:.2f} s)")
+    return {"input": source, "outputs": written, "provenance": restoration.provenance}
+
+
+def _write(restoration: Restoration, paths: dict[str, Path], image: ImageFile) -> dict[str, Path]:
+    """Write all results of one input, or none."""
+    paths["background"].parent.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Path] = {}
+    try:
+        for path, name, array in _arrays(restoration, paths):
+            write_image(path, array, like=image)
+            written[name] = path
+    except BaseException:
+        for path in written.values():
+            path.unlink()
+        raise
+    return written
+
+
+def _arrays(restoration: Restoration, paths: dict[str, Path]) -> Iterator[tuple[Path, str, np.ndarray]]:
+    dtype = restoration.background.dtype
+    yield paths["background"], "background", restoration.background
+    yield paths["noise"], "noise", saturate(restoration.noise, dtype)
+    yield paths["noise_map"], "noise_map", unit_to_dtype(restoration.noise_map, dtype)
+    for name, mask in (restoration.masks or {}).items():
+        path = paths["background"]
+        stem = path.stem.removesuffix("_background")
+        yield path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif"), f"mask_{name}", mask
+
+
+def saturate(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return the array in a data type, rounded and clipped where the type is of whole numbers."""
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(array.astype(np.float64)), limits.min, limits.max).astype(dtype)
+
+
+def unit_to_dtype(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return an array of [0, 1] with 1 at a whole-number type's greatest value; floats stay."""
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    return saturate(array.astype(np.float64) * np.iinfo(dtype).max, dtype)
+
+
+def _result_paths(source: Path, args: argparse.Namespace) -> dict[str, Path]:
+    suffix = result_suffix(source)
+    if suffix.lower() == ".png" and args.dtype == "float32":
+        raise UsageError(f"PNG holds no {args.dtype}, which --dtype asks for the results of {str(source)!r}")
+    return {part: args.output / f"{source.stem}_{part}{suffix}" for part in _PARTS}
+
+
+def _intensity_range(text: str) -> str | tuple[float, float]:
+    if text in ("auto", "dtype"):
+        return text
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected auto, dtype or LO,HI, got {text!r}") from None
+    return low, high
