@@ -1,0 +1,105 @@
+"""Intensities: the range that the network sees as 0 to 1, and saturated number types."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_dmgn.images.layout import Array, Layout, split_alpha
+
+IntensityRange = Literal["auto", "dtype"] | tuple[float, float]
+
+
+def check_range(wanted: object) -> IntensityRange:
+    """Return a valid setting of the intensity range; ValueError otherwise."""
+    if isinstance(wanted, str):
+        if wanted == "auto":
+            return "auto"
+        if wanted == "dtype":
+            return "dtype"
+    elif isinstance(wanted, (tuple, list, np.ndarray)) and len(wanted) == 2:
+        try:
+            low, high = float(wanted[0]), float(wanted[1])
+        except (TypeError, ValueError):
+            pass
+        else:
+            if math.isfinite(low) and math.isfinite(high) and low < high:
+                return _check_span(low, high)
+    raise ValueError(
+        f"intensity_range is 'auto', 'dtype' or two finite numbers (low, high) with low < high; "
+        f"got {wanted!r}"
+    )
+
+
+def _check_span(low: float, high: float) -> tuple[float, float]:
+    # The noise is float32 in the image's own units, so the span has to be a float32 too.
+    if high - low > np.finfo(np.float32).max:
+        raise ValueError(f"the intensity range {low:g} to {high:g} is too wide for float32")
+    return low, high
+
+
+def find_ranges(
+    image: Array, layout: Layout, wanted: IntensityRange = "auto"
+) -> tuple[tuple[float, float], ...]:
+    """Fix the intensities that become 0 and 1, once for the whole volume.
+
+    One range, or one a channel where there is a channel axis: channels have units of their own.
+    `"auto"` is 0..255 for uint8; 0 (or the least value, if negative) to the largest for other
+    integers; for floats 0..1 where the data lie within, and their finite extremes otherwise.
+    Low equals high only if all pixels are the same.
+    """
+    count = 1 if layout.channel_axis is None else layout.shape[layout.channel_axis]
+    if not isinstance(wanted, str):
+        return (wanted,) * count
+    dtype = image.dtype
+    if wanted == "dtype" or dtype == np.uint8:
+        full = (0.0, 1.0)
+        if dtype.kind != "f":
+            full = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+        return (full,) * count
+    lows, highs = [math.inf] * count, [-math.inf] * count
+    for index in range(layout.frames):
+        low, high = _extremes(split_alpha(layout.frame(image, index), layout.rgb)[0])
+        channel = layout.channel(index)
+        lows[channel], highs[channel] = min(lows[channel], low), max(highs[channel], high)
+    return tuple(_auto_range(dtype, *pair) for pair in zip(lows, highs, strict=True))
+
+
+def _extremes(values: Array) -> tuple[float, float]:
+    if values.dtype.kind != "f":
+        return float(values.min()), float(values.max())
+    finite = np.isfinite(values)
+    low = np.min(values, where=finite, initial=np.inf)
+    return float(low), float(np.max(values, where=finite, initial=-np.inf))
+
+
+def _auto_range(dtype: np.dtype[Any], low: float, high: float) -> tuple[float, float]:
+    if dtype.kind != "f":
+        return _check_span(min(0.0, low), high)
+    if low >= 0 and high <= 1:  # also where no pixel is finite: inf and -inf
+        return 0.0, 1.0
+    return _check_span(low, high)
+
+
+def saturate(values: Array, dtype: npt.DTypeLike) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Convert to a number type: rounded for integers, held to its limits, never wrapped.
+
+    Returns the converted array and where values were beyond the limits. NaN becomes 0 in integers;
+    in floats NaN and infinity stay.
+    """
+    target = np.dtype(dtype)
+    if target.kind == "f":
+        limit = np.finfo(target).max
+        beyond = np.isfinite(values) & (np.abs(values) > limit)
+        held = np.where(beyond, np.copysign(limit, values), values) if beyond.any() else values
+        return held.astype(target), beyond
+    limits = np.iinfo(target)
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), 0, np.rint(values))
+    below, above = values < limits.min, values >= limits.max
+    # An integer's limit may not be a float (2**63 - 1): write the limits as integers.
+    inside = np.where(below | above, 0, values).astype(target)
+    np.copyto(inside, limits.min, where=below)
+    np.copyto(inside, limits.max, where=above)
+    return inside, below | (values > limits.max)
