@@ -10,7 +10,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from napari_dmgn import __version__
@@ -52,9 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        _log_to_stderr()
+    with _messages_on_stderr():
         try:
             args = build_parser().parse_args([word for word in argv if word != "--debug"])
             status: int = args.run(args)
@@ -83,9 +82,16 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"napari-dmgn: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
-def _log_to_stderr() -> None:
+@contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Show warnings and the library's log as single lines."""
     logger = logging.getLogger("napari_dmgn")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("napari-dmgn: %(message)s"))
-        logger.addHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("napari-dmgn: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            yield
+    finally:
+        logger.removeHandler(handler)
