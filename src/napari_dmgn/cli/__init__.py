@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = build_parser().parse_args([word for word in argv if word != "--debug"])
             status: int = args.run(args)
+            sys.stdout.flush()  # here, so that a closed pipe is met inside the `try`
         except SystemExit as exit_:  # --help, --version
             return exit_.code if isinstance(exit_.code, int) else 0
         except KeyboardInterrupt:

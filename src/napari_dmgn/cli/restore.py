@@ -90,8 +90,7 @@ def _restore_file(source: Path, paths: dict[str, Path], args: argparse.Namespace
         source.name,
         image.array,
         **model_arguments(args),
-        channel_axis=args.channel_axis,
-        rgb=image.rgb if args.rgb is None and args.channel_axis is None else args.rgb,
+        **_axes(image, args),
         intensity_range=args.range,
         masks=args.masks,
         dtype=args.dtype,
@@ -103,13 +102,22 @@ def _restore_file(source: Path, paths: dict[str, Path], args: argparse.Namespace
     return {"input": source, "outputs": written, "provenance": restoration.provenance}
 
 
+def _axes(image: ImageFile, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the user says of the axes, or else what the file says."""
+    if args.rgb is not None or args.channel_axis is not None:
+        return {"rgb": args.rgb, "channel_axis": args.channel_axis}
+    return {"rgb": image.rgb, "channel_axis": image.channel_axis}
+
+
 def _write(restoration: Restoration, paths: dict[str, Path], image: ImageFile) -> dict[str, Path]:
     """Write all results of one input, or none."""
     paths["background"].parent.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
     try:
         for path, name, array in _arrays(restoration, paths):
-            write_image(path, array, like=image)
+            # Only colours are an axis that the map lacks.
+            rgb = array.ndim > restoration.noise_map.ndim
+            write_image(path, array, like=image, rgb=rgb)
             written[name] = path
     except BaseException:
         for path in written.values():
