@@ -1,0 +1,37 @@
+"""What an image file holds, whatever its format."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFile:
+    """What an image file holds.
+
+    Attributes
+    ----------
+    array : the pixels; colours, where there are any, on the last axis
+    rgb : whether the last axis is RGB or RGBA; None where the file does not say
+    channel_axis : axis of channels that the file names, or None
+    axes : a letter for each axis as in OME-TIFF (S: colours), or None where the file does not say
+    metadata : what a file written `like` this one takes over: pixel size, colour profile
+    """
+
+    array: Array
+    rgb: bool | None = None
+    channel_axis: int | None = None
+    axes: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def axes_of(array: Array, like: ImageFile) -> str | None:
+    """Letters of the axes of an array that came from `like`, with or without its colours."""
+    if like.axes and len(like.axes) == array.ndim:
+        return like.axes
+    if like.axes and like.axes.endswith("S") and len(like.axes) == array.ndim + 1:
+        return like.axes[:-1]
+    return None

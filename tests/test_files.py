@@ -1,0 +1,310 @@
+"""What is written is read back, whole, in its type, with its axes; or one line says why not."""
+
+import os
+import re
+from itertools import product
+
+import numpy as np
+import pytest
+import tifffile
+from imagecodecs import png_encode
+from PIL import Image, ImageCms
+
+from napari_dmgn.files import ImageFile, read_image, write_image
+
+TIFF_TYPES = ["u1", "i1", "<u2", ">u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", ">f4", "f8"]
+PICTURES = [(1, 1), (7, 5), (9, 4, 3), (1, 1, 4), (6, 8, 4)]
+
+
+def noise(shape, dtype, seed=0):
+    dtype = np.dtype(dtype)
+    random = np.random.default_rng(seed)
+    if dtype.kind == "f":
+        return random.normal(size=shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    values = random.integers(limits.min, limits.max, shape, dtype.newbyteorder("="), endpoint=True)
+    return values.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2"])
+def test_png_round_trip(tmp_path, dtype):
+    for shape in PICTURES:
+        image = noise(shape, dtype)
+        write_image(tmp_path / "a.png", image)
+        back = read_image(tmp_path / "a.png")
+        assert back.array.dtype == image.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(back.array, image)
+        assert back.rgb is (len(shape) == 3)
+        assert back.channel_axis is None
+
+
+@pytest.mark.parametrize("dtype", TIFF_TYPES)
+def test_tiff_round_trip(tmp_path, dtype):
+    for shape, rgb in product([*PICTURES, (2, 7, 5), (1, 2, 7, 5), (2, 7, 5, 4)], (None, False)):
+        image = noise(shape, dtype)
+        write_image(tmp_path / "a.tif", image, rgb=rgb)
+        back = read_image(tmp_path / "a.tif").array
+        assert back.dtype == image.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(back, image)
+
+
+def test_views_of_any_order_are_written(tmp_path):
+    image = noise((8, 12, 6), "u2")[::-2, ::3, ::2]
+    for name in ("a.png", "a.tif"):
+        write_image(tmp_path / name, image)
+        np.testing.assert_array_equal(read_image(tmp_path / name).array, image)
+        write_image(tmp_path / name, np.asfortranarray(image[..., 0]))
+        np.testing.assert_array_equal(read_image(tmp_path / name).array, image[..., 0])
+
+
+def test_jpeg_is_close_and_upright(tmp_path):
+    rows, columns = np.mgrid[0:32, 0:48].astype(np.uint8)
+    image = np.stack([rows * 5, columns * 4, np.full_like(rows, 90)], axis=-1)
+    write_image(tmp_path / "a.jpg", image)
+    back = read_image(tmp_path / "a.jpg")
+    assert back.rgb
+    assert np.abs(back.array.astype(int) - image).mean() < 2
+    turns = {3: np.rot90(image, 2), 6: np.rot90(image), 8: np.rot90(image, -1)}
+    for orientation, stored in turns.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "b.jpg", quality=95, exif=exif)
+        upright = read_image(tmp_path / "b.jpg").array
+        assert upright.shape == image.shape
+        assert np.abs(upright.astype(int) - image).mean() < 3
+    write_image(tmp_path / "g.jpeg", image[..., 0])
+    assert read_image(tmp_path / "g.jpeg").array.shape == (32, 48)
+
+
+def test_rarer_pictures_become_grayscale_rgb_or_rgba(tmp_path):
+    image = noise((6, 8, 3), "u1")
+    few = Image.fromarray(image).quantize(8)
+    path = tmp_path / "a.png"
+
+    few.save(path)
+    np.testing.assert_array_equal(read_image(path).array, np.array(few.convert("RGB")))
+    few.save(path, transparency=0)
+    assert read_image(path).array.shape == (6, 8, 4)
+    Image.fromarray(image[..., 0] > 99).save(path)
+    np.testing.assert_array_equal(read_image(path).array, np.where(image[..., 0] > 99, 255, 0))
+    gray = Image.merge("LA", [Image.fromarray(np.ascontiguousarray(image[..., i])) for i in (0, 1)])
+    gray.save(path)
+    np.testing.assert_array_equal(read_image(path).array, image[..., [0, 0, 0, 1]])
+    path.write_bytes(png_encode(noise((6, 8, 2), "u2")))
+    np.testing.assert_array_equal(read_image(path).array, noise((6, 8, 2), "u2")[..., [0, 0, 0, 1]])
+    Image.fromarray(image).convert("CMYK").save(tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg").array.shape == (6, 8, 3)
+
+
+def test_the_content_decides_not_the_extension(tmp_path):
+    image = noise((6, 8), "u1")
+    write_image(tmp_path / "a.png", image)
+    (tmp_path / "a.png").rename(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, image)
+
+
+def test_the_colour_profile_goes_with_the_colours(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = noise((6, 8, 3), "u1")
+    Image.fromarray(image).save(tmp_path / "a.png", icc_profile=profile, dpi=(300, 300))
+    source = read_image(tmp_path / "a.png")
+    for name in ("b.png", "b.jpg"):
+        write_image(tmp_path / name, image, like=source)
+        with Image.open(tmp_path / name) as written:
+            assert written.info["icc_profile"] == profile
+            assert written.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    write_image(tmp_path / "map.png", image[..., 0], like=source)
+    with Image.open(tmp_path / "map.png") as written:
+        assert "icc_profile" not in written.info
+
+
+def test_imagej_stacks_keep_their_axes_and_pixel_size(tmp_path):
+    image = noise((2, 3, 6, 8), "u2")
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        image,
+        imagej=True,
+        resolution=(4, 5),
+        metadata={"axes": "ZCYX", "spacing": 0.7, "unit": "um"},
+    )
+    source = read_image(tmp_path / "a.tif")
+    assert (source.axes, source.rgb, source.channel_axis) == ("ZCYX", False, 1)
+    np.testing.assert_array_equal(source.array, image)
+    for array in (image // 2, image.astype("f4")):
+        write_image(tmp_path / "b.tif", array, like=source)
+        back = read_image(tmp_path / "b.tif")
+        assert back.axes == "ZCYX"
+        assert back.metadata["resolution"] == (4, 5)
+        assert back.metadata["imagej"] == {"spacing": 0.7, "unit": "um"}
+    write_image(tmp_path / "b.tif", image.astype("f8"), like=source)  # ImageJ has no float64
+    back = read_image(tmp_path / "b.tif")
+    assert back.axes == "ZCYX"
+    assert back.metadata["resolution"] == (4, 5)
+
+
+def test_ome_tiffs_keep_their_axes_and_pixel_size(tmp_path):
+    sizes = {"PhysicalSizeX": "0.25", "PhysicalSizeXUnit": "µm", "PhysicalSizeZ": "2.0"}
+    image = noise((2, 3, 6, 8), "u2")
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, image, ome=True, metadata={"axes": "TZYX", **sizes}, photometric="minisblack")
+    source = read_image(path)
+    assert (source.axes, source.rgb, source.channel_axis) == ("TZYX", False, None)
+    write_image(tmp_path / "b.tif", image.astype("f4"), like=source)
+    written = read_image(tmp_path / "b.tif")
+    assert written.axes == "TZYX"
+    assert sizes.items() <= written.metadata["ome"].items()
+
+
+def test_a_map_of_colours_keeps_the_other_axes(tmp_path):
+    image = noise((2, 6, 8, 3), "u1")
+    tifffile.imwrite(
+        tmp_path / "a.tif", image, photometric="rgb", metadata={"axes": "TYXS"}, resolution=(3, 3)
+    )
+    source = read_image(tmp_path / "a.tif")
+    assert (source.axes, source.rgb, source.channel_axis) == ("TYXS", True, None)
+    write_image(tmp_path / "map.tif", image[..., 0], like=source)
+    back = read_image(tmp_path / "map.tif")
+    assert (back.axes, back.rgb) == ("TYX", False)
+    assert back.metadata["resolution"] == (3, 3)
+
+
+def test_unnamed_axes_are_left_to_the_reader(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", noise((2, 2, 2, 6, 8), "u1"), photometric="minisblack")
+    source = read_image(tmp_path / "a.tif")
+    assert (source.axes, source.rgb, source.channel_axis) == (None, None, None)
+    assert source.array.shape == (2, 2, 2, 6, 8)
+
+
+def test_planes_of_colours_become_the_last_axis(tmp_path):
+    image = noise((3, 6, 8), "u1")
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", planarconfig="separate")
+    source = read_image(tmp_path / "a.tif")
+    assert (source.axes, source.rgb) == ("YXS", True)
+    np.testing.assert_array_equal(source.array, np.moveaxis(image, 0, -1))
+
+
+def test_white_is_the_largest_value(tmp_path):
+    image = noise((6, 8), "u2")
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, 65535 - image)
+
+
+def test_the_first_level_of_a_pyramid_is_read(tmp_path):
+    image = noise((64, 64), "u1")
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(image, subifds=1, tile=(16, 16))
+        file.write(image[::2, ::2], subfiletype=1, tile=(16, 16))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, image)
+
+
+def test_compressed_tiffs_are_read(tmp_path):
+    image = noise((20, 30, 3), "u2") // 64
+    for compression in ("zlib", "lzw", "zstd"):
+        tifffile.imwrite(tmp_path / "a.tif", image, compression=compression, photometric="rgb")
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, image)
+
+
+def broken_files(folder):
+    """Files that are no images, and what their message has to say."""
+    whole = folder / "whole.png"
+    write_image(whole, noise((50, 60, 3), "u1"))
+    write_image(folder / "whole16.png", noise((50, 60, 3), "u2"))
+    write_image(folder / "whole.tif", noise((50, 60, 3), "u2"))
+    write_image(folder / "whole.jpg", noise((50, 60, 3), "u1"))
+    for name in ("whole.png", "whole16.png", "whole.tif", "whole.jpg"):
+        content = (folder / name).read_bytes()
+        cut = folder / name.replace("whole", "cut")
+        cut.write_bytes(content[: len(content) // 2])
+        yield cut, "a broken"
+    text = folder / "x.png"
+    text.write_text("hello, world")
+    yield text, "not a PNG image (it starts with b'hello, w')"
+    (folder / "empty.tif").touch()
+    yield folder / "empty.tif", "not a TIFF image (it is empty)"
+    (folder / "head.tif").write_bytes(b"II*\0")
+    yield folder / "head.tif", "a broken TIFF image"
+    (folder / "head.png").write_bytes(whole.read_bytes()[:20])
+    yield folder / "head.png", "a broken PNG image"
+    (folder / "folder.png").mkdir()
+    yield folder / "folder.png", "it is a folder"
+    yield folder / "a.bmp", "extension '.bmp' is none of .png, .jpg"
+
+
+def test_a_file_that_is_no_image_is_named_in_one_line(tmp_path):
+    for path, message in broken_files(tmp_path):
+        with pytest.raises(ValueError, match=re.escape(f"cannot read {str(path)!r}: {message}")) as caught:
+            read_image(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "none.png"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no such file: {str(path)!r}")):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "message"),
+    [
+        ("a.png", np.zeros((4, 4), "f4"), "PNG holds whole numbers of 8 or 16 bits, not float32"),
+        ("a.png", np.zeros((4, 4), "i2"), "not int16; use .tif"),
+        ("a.jpg", np.zeros((4, 4), "u2"), "JPEG holds whole numbers of 8 bits"),
+        ("a.jpg", np.zeros((4, 4, 4), "u1"), "JPEG holds no alpha"),
+        ("a.png", np.zeros((2, 4, 5), "u1"), "one picture, not shape (2, 4, 5)"),
+        ("a.png", np.zeros((0, 4), "u1"), "has no pixels"),
+        ("a.tif", np.zeros((0, 4), "u1"), "has no pixels"),
+        ("a.tif", np.zeros((4,), "u1"), "2 axes or more"),
+        ("a.tif", np.zeros((4, 4), bool), "no image format holds bool"),
+        ("a.tif", np.zeros((4, 4), complex), "no image format holds complex128"),
+        ("a.gif", np.zeros((4, 4), "u1"), "extension '.gif' is none of"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused_and_nothing_written(tmp_path, name, image, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write_image(tmp_path / name, image)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder: "):
+        write_image(tmp_path / "none" / "a.png", np.zeros((4, 4), "u1"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a16.png", "a.jpg"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    old = np.zeros((4, 4), "u2" if "16" in name else "u1")
+    write_image(path, old)
+    content = path.read_bytes()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_image(path, old + 9)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_before_writing(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_image(tmp_path / "a.tif", np.zeros((40, 40)))
+    assert caught.value.filename == str(tmp_path / "a.tif")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+def test_written_files_have_ordinary_permissions(tmp_path):
+    (tmp_path / "plain").touch()
+    write_image(tmp_path / "a.png", np.zeros((4, 4), "u1"))
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_written_file_replaces_the_old_one(tmp_path):
+    path = tmp_path / "a.png"
+    write_image(path, np.zeros((40, 40), "u1"))
+    write_image(path, np.full((4, 4), 7, "u1"), like=ImageFile(array=np.zeros((4, 4))))
+    np.testing.assert_array_equal(read_image(path).array, 7)
