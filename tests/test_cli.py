@@ -48,12 +48,7 @@ def png_without_pixels() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 0, 4, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def restored(out: Path, stem: str, suffix: str) -> dict[str, np.ndarray]:
@@ -200,9 +195,7 @@ def test_bad_input_is_one_line_and_writes_nothing(kind, tmp_path, picture, out, 
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "argv", [[], ["restroe"], ["restore"], ["restore", "x.png"], ["models"], ["--no-such"]]
-)
+@pytest.mark.parametrize("argv", [[], ["restroe"], ["restore"], ["restore", "x.png"], ["models"], ["--no-such"]])
 def test_wrong_arguments_are_one_line_and_status_2(argv, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err
@@ -481,6 +474,67 @@ def test_synthesize_is_the_same_for_the_same_seed(picture, tmp_path, capsys):
     assert set(snapshot(folders[0])) == {f"rainy_{part}.png" for part in ("input", "background", "noise")}
     background = read_image(folders[0] / "rainy_background.png").array
     np.testing.assert_array_equal(background, read_image(picture).array)
+
+
+@pytest.fixture
+def training(tmp_path, rainy):
+    """The arguments of a training of five small steps."""
+    data = tmp_path / "clean"
+    data.mkdir()
+    for turn in range(4):
+        write_image(data / f"{turn}.png", np.roll(rainy, 20 * turn, axis=1))
+    settings = tmp_path / "small.toml"
+    settings.write_text("""
+        steps = 5
+        phases = [[1.0, 32, 1]]
+        validation_pictures = 1
+        validation_crop = 32
+        network = {width = 4, head_levels = 1, branch_widths = [4], bottleneck_cells = 1, refine_dilations = [1],
+                   attention_reduction = 2}
+        device = "cpu"
+        precision = "float32"
+    """)
+    return ["train", str(settings), "--data", str(data), "-o", str(tmp_path / "run")]
+
+
+def test_train_writes_a_model_that_restore_takes(training, tmp_path, picture, out, capsys):
+    assert main([*training, "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["step"] for event in events] == [1, 2, 3, 4, 5]
+    assert events[-1]["model"] == str(tmp_path / "run" / "model.safetensors")
+    assert main(["restore", str(picture), "-o", str(out), "--model", events[-1]["model"]]) == 0
+
+
+def test_train_that_ran_out_of_minutes_goes_on_with_resume(training, tmp_path, capsys):
+    assert main([*training, "--minutes", "1e-9"]) == 0
+    assert capsys.readouterr().out == "stopped at step 1; go on with --resume\n"
+    assert main(training) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "earlier run" in error
+    assert main([*training, "--resume", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["step"] for event in events] == [2, 3, 4, 5]
+    straight = tmp_path / "straight"
+    assert main([*training, "-o", str(straight)]) == 0
+    models = [dmgn.load_model(folder / "model.safetensors") for folder in (tmp_path / "run", straight)]
+    ours, theirs = (model.network.state_dict() for model in models)
+    for name, weight in ours.items():
+        assert weight.equal(theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    "settings", [None, "steps = ", "colour = 3", "steps = -4", 'data = "/no/such/folder"\npreset = "huge"']
+)
+def test_train_with_bad_settings_is_one_line(settings, tmp_path, capsys):
+    path = tmp_path / "bad.toml"
+    if settings is not None:
+        path.write_text(settings)
+    assert main(["train", str(path), "-o", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("napari-dmgn: error: ")
+    assert not (tmp_path / "run").exists()
 
 
 # The program as a process.

@@ -1,22 +1,20 @@
-"""Train a model on your own clean images, as a configuration file says."""
+"""Train a model on a folder of clean images, as a settings file says."""
 
 import argparse
 import dataclasses
 import json
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from napari_dmgn.cli.common import UsageError, positive
+from napari_dmgn.cli.common import positive
 
-# Option of the command line -> field of TrainConfig.
-_FIELDS = {
-    "data": "data",
-    "output": "output",
-    "steps": "steps",
-    "minutes": "minutes",
-    "resume": "resume",
-    "overwrite": "overwrite",
-}
+if TYPE_CHECKING:
+    from napari_dmgn.training import TrainEvent
+
+_STEPS_BETWEEN_LINES = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,41 +22,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config", type=Path, metavar="CONFIG.toml", help="settings; the options below replace its own"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of clean images")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="folder for the run's files")
+    parser.add_argument("--data", metavar="DIR", help="folder of clean images")
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the run: its state, log and model")
     parser.add_argument("--steps", type=positive, metavar="N", help="steps of the whole run")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument(
-        "--minutes", type=_minutes, metavar="M", help="stop, resumable, after so many minutes"
+        "--minutes", type=_minutes, metavar="M", help="stop after so many minutes; --resume goes on"
     )
-    parser.add_argument("--resume", action="store_true", default=None, help="go on where the run was stopped")
-    parser.add_argument("--overwrite", action="store_true", default=None, help="replace an existing run")
-    parser.add_argument("--json", action="store_true", help="print each event as one line of JSON")
+    parser.add_argument("--resume", action="store_true", help="go on where the run was stopped")
+    parser.add_argument("--overwrite", action="store_true", help="start anew although the folder holds a run")
+    parser.add_argument("--json", action="store_true", help="print each step as one line of JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, with a line for each event."""
-    if not args.config.is_file():
-        raise UsageError(f"no such file: {str(args.config)!r}")
+    """Train until the steps or the minutes are over."""
+    from tqdm import tqdm
+
     from napari_dmgn.training import TrainConfig, iter_train
 
-    changes = {
-        field: getattr(args, option) for option, field in _FIELDS.items() if getattr(args, option) is not None
-    }
-    config = dataclasses.replace(TrainConfig.from_file(args.config), **changes)
-    for event in iter_train(config):
-        facts = dataclasses.asdict(event)
-        print(json.dumps(facts) if args.json else _line(facts), flush=True)
+    options = {"data": args.data, "run": args.output, "steps": args.steps, "device": args.device}
+    changes = {name: value for name, value in options.items() if value is not None}
+    config = TrainConfig.from_file(args.config, **changes)
+    stop = time.monotonic() + 60 * (args.minutes or float("inf"))
+    show = not args.json and sys.stderr.isatty()
+    # Closed in any case: that is when the generator saves the state of a run that is not done.
+    with (
+        closing(iter_train(config, resume=args.resume, overwrite=args.overwrite)) as events,
+        tqdm(total=config.steps, unit="step", disable=not show) as bar,
+    ):
+        for event in events:
+            bar.update(event.step - bar.n)
+            if args.json:
+                print(json.dumps(dataclasses.asdict(event), default=str), flush=True)
+            elif event.validation or (not show and event.step % _STEPS_BETWEEN_LINES == 0):
+                bar.write(_line(event), file=sys.stdout)
+                sys.stdout.flush()
+            if event.step < event.steps and time.monotonic() > stop:
+                if not args.json:
+                    bar.write(f"stopped at step {event.step}; go on with --resume", file=sys.stdout)
+                break
     return 0
 
 
-def _line(facts: dict[str, Any]) -> str:
-    text = (
-        f"step {facts['step']}/{facts['steps']}  loss {facts['loss']:.4f}  "
-        f"rate {facts['lr']:.2e}  {facts['seconds']:.0f} s"
-    )
-    for name, value in (facts["validation"] or {}).items():
-        text += f"  {name} {value:.2f}" if isinstance(value, float) else f"  {name} {value}"
-    return text + (f"  -> {facts['checkpoint']}" if facts["checkpoint"] else "")
+def _line(event: "TrainEvent") -> str:
+    text = f"step {event.step}/{event.steps}  loss {event.loss:.4f}  {event.seconds:.0f} s"
+    for name, value in (event.validation or {}).items():
+        text += f"  {name} {value:.2f}"
+    return text + (f"  -> {event.model}" if event.model else "")
 
 
 def _minutes(text: str) -> float:
