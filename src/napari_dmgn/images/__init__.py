@@ -4,12 +4,13 @@
 makes planes of one frame, and `Results` collects what the network answers.
 """
 
-from napari_dmgn.images.frames import Frame, Results, read_frame
+from napari_dmgn.images.frames import FloatArray, Frame, Results, read_frame
 from napari_dmgn.images.intensity import IntensityRange, check_range, find_ranges, saturate
 from napari_dmgn.images.layout import Array, Layout, check_image, guess_rgb, read_layout
 
 __all__ = [
     "Array",
+    "FloatArray",
     "Frame",
     "IntensityRange",
     "Layout",
