@@ -1,0 +1,93 @@
+"""Training losses: each term by name, weighted and summed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from napari_dmgn.model.network import NetworkOutput
+
+__all__ = ["LossWeights", "noise_map_target", "restoration_loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weights of the default recipe's terms; a term of weight 0 is not computed."""
+
+    background: float = 1.0
+    """L1 of the background (Eq. 11)."""
+    background_fft: float = 0.1
+    """L1 of the background's Fourier transform, which favours whole streaks over single pixels."""
+    coarse: float = 0.5
+    """L1 of the coarse background (Eq. 16)."""
+    noise: float = 0.2
+    """L1 of the noise image."""
+    noise_map: float = 0.05
+    """L1 of the noise distribution map to `noise_map_target`; 0 in the paper, which leaves the
+    map to the background's losses alone."""
+    noise_map_scale: float = 0.1
+    """Noise level, in units of the image, at which the map's target reaches 63 %."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that would turn learning round."""
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float) or value < 0:
+                raise ValueError(f"loss weight {name} is {value!r}; wanted a number >= 0")
+        if self.noise_map_scale <= 0:
+            raise ValueError("noise_map_scale is 0; wanted a number > 0")
+
+
+def noise_map_target(noise: Tensor, scale: float) -> Tensor:
+    """Return what the noise distribution map should say, 1 - exp(-|R| / scale), channels averaged.
+
+    Parameters
+    ----------
+    noise : (N, 3, H, W) float tensor
+    scale : float
+
+    Returns
+    -------
+    (N, 1, H, W) float tensor in [0, 1)
+    """
+    return -torch.expm1(-noise.abs().mean(dim=1, keepdim=True) / scale)
+
+
+def restoration_loss(
+    output: NetworkOutput, background: Tensor, noise: Tensor, weights: LossWeights
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compare a network's output with the layers that its input was made of.
+
+    Parameters
+    ----------
+    output : NetworkOutput
+        Of N images of H x W.
+    background, noise : (N, 3, H, W) float tensors in [0, 1]
+        The layers wanted.
+    weights : LossWeights
+
+    Returns
+    -------
+    total : scalar float32 tensor
+    terms : dict of detached scalar tensors
+        Each term before its weight.
+    """
+    compute = {
+        "background": lambda: F.l1_loss(output.background.float(), background),
+        "background_fft": lambda: _fft_l1(output.background.float(), background),
+        "coarse": lambda: F.l1_loss(output.coarse.float(), background),
+        "noise": lambda: F.l1_loss(output.noise.float(), noise),
+        "noise_map": lambda: F.l1_loss(output.noise_map.float(), noise_map_target(noise, weights.noise_map_scale)),
+    }
+    terms = {name: f() for name, f in compute.items() if getattr(weights, name) > 0}
+    if not terms:
+        raise ValueError("every loss weight is 0; wanted at least one above 0")
+    total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return total, {name: term.detach() for name, term in terms.items()}
+
+
+def _fft_l1(a: Tensor, b: Tensor) -> Tensor:
+    # The transform is linear, so one of the difference does; "ortho" keeps the scale of pixels.
+    return torch.fft.rfft2(a - b, norm="ortho").abs().mean()

@@ -1,0 +1,1 @@
+"""The network: configuration (without torch), parts, assembly and the loaded model."""

@@ -1,0 +1,89 @@
+"""Windows of tiled inference: pure integer geometry, one axis first, then the product of two.
+
+An axis of n pixels is cut into tiles. Each tile is *pasted* into the result; to compute it, a larger
+part of the image is *read*, and of what was computed a part is *kept*. Positions are in the padded
+image, whose length is a multiple of the network's stride, so that every window falls on its grid.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["Span", "Window", "spans", "windows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """One tile along one axis, in pixels of the padded image, ends excluded.
+
+    Attributes
+    ----------
+    read : (start, stop)
+        What the network sees.
+    paste : (start, stop)
+        What the tile contributes; lies within `read`.
+    """
+
+    read: tuple[int, int]
+    paste: tuple[int, int]
+
+    @property
+    def keep(self) -> tuple[int, int]:
+        """`paste`, relative to the start of `read`."""
+        return self.paste[0] - self.read[0], self.paste[1] - self.read[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One tile of an image: a span of rows and a span of columns."""
+
+    rows: Span
+    columns: Span
+
+
+def spans(length: int, *, tile: int, halo: int, stride: int) -> list[Span]:
+    """Cut an axis into tiles.
+
+    Parameters
+    ----------
+    length : int
+        Pixels of the padded axis, a multiple of `stride`.
+    tile : int
+        Pixels that a tile contributes; a multiple of `stride`, at least one stride.
+    halo : int
+        Pixels read beyond the tile on each side, where the image has them; rounded up to `stride`.
+    stride : int
+        Pixels per position of the network's coarsest grid.
+
+    Returns
+    -------
+    list of Span
+        The pasted parts follow each other without gap or overlap. The tiles are as equal as the
+        stride allows: a thin last tile would cost a whole halo.
+
+    Raises
+    ------
+    ValueError
+        A length or tile that is no positive multiple of the stride, or a negative halo.
+    """
+    if length < stride or length % stride or tile < stride or tile % stride or halo < 0:
+        raise ValueError(
+            f"length {length}, tile {tile}, halo {halo}; wanted positive multiples of {stride} and a halo of at least 0"
+        )
+    halo = -(-halo // stride) * stride
+    count = -(-length // tile)
+    positions = length // stride
+    edges = [stride * (i * positions // count) for i in range(count + 1)]
+    return [
+        Span(read=(max(0, start - halo), min(length, stop + halo)), paste=(start, stop))
+        for start, stop in itertools.pairwise(edges)
+    ]
+
+
+def windows(size: tuple[int, int], *, tile: tuple[int, int], halo: int, stride: int) -> Iterator[Window]:
+    """Cut a padded (H, W) image into windows, row by row; see `spans`."""
+    rows = spans(size[0], tile=tile[0], halo=halo, stride=stride)
+    columns = spans(size[1], tile=tile[1], halo=halo, stride=stride)
+    return (Window(rows=r, columns=c) for r in rows for c in columns)
