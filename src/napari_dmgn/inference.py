@@ -9,7 +9,7 @@ rounding of floats.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,7 +182,7 @@ def iter_infer(
     tile: int | str | None = "auto",
     halo: int | str = "exact",
     masks: bool = False,
-) -> Iterator[Step | Planes]:
+) -> Generator[Step | Planes, None, None]:
     """Restore planes, one step at a time; the last item holds the result.
 
     Parameters
@@ -208,7 +208,7 @@ def iter_infer(
     return _run(model, batch, made, masks)
 
 
-def _run(model: Model, batch: NDArray[np.float32], made: Plan, masks: bool) -> Iterator[Step | Planes]:
+def _run(model: Model, batch: NDArray[np.float32], made: Plan, masks: bool) -> Generator[Step | Planes, None, None]:
     engine = _Engine(model, batch, made, masks)
     for done, window in enumerate(made.parts, start=1):
         engine.gather(window)
@@ -224,7 +224,7 @@ class _Engine:
     """The two phases over one batch of planes."""
 
     def __init__(self, model: Model, batch: NDArray[np.float32], made: Plan, masks: bool) -> None:
-        self.network = model.network.to(made.device)
+        self.network = model.network.place(made.device)
         self.batch = batch
         self.plan = made
         self.keep_masks = masks

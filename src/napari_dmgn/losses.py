@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +75,7 @@ def restoration_loss(
     terms : dict of detached scalar tensors
         Each term before its weight.
     """
-    compute = {
+    compute: dict[str, Callable[[], Tensor]] = {
         "background": lambda: F.l1_loss(output.background.float(), background),
         "background_fft": lambda: _fft_l1(output.background.float(), background),
         "coarse": lambda: F.l1_loss(output.coarse.float(), background),
@@ -90,4 +91,5 @@ def restoration_loss(
 
 def _fft_l1(a: Tensor, b: Tensor) -> Tensor:
     # The transform is linear, so one of the difference does; "ortho" keeps the scale of pixels.
-    return torch.fft.rfft2(a - b, norm="ortho").abs().mean()
+    spectrum: Tensor = torch.fft.rfft2(a - b, norm="ortho")
+    return spectrum.abs().mean()

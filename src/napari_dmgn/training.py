@@ -12,7 +12,7 @@ import math
 import os
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import safe_open
-from torch import Generator, Tensor
+from torch import Tensor
 
 from napari_dmgn import checkpoint, devices, metrics
 from napari_dmgn.data import PicturePool, find_pictures, split_pictures
@@ -218,12 +218,13 @@ class _Run:
             if started.config != self.network.config:
                 raise ValueError(f"start {config.start} has another network than the settings")
             self.network.load_state_dict(started.network.state_dict())
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.place(self.device)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(
-            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+            groups,
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -244,8 +245,8 @@ class _Run:
     def pair(self, pool: PicturePool, crop: int, batch: int) -> TensorPair:
         """Make the current step's pairs: crops on the CPU, the degradation on the device."""
         seed = self.config.seed * _STEP_SEEDS + self.step
-        clean = pool.crops(batch, crop, Generator().manual_seed(seed))
-        generator = Generator(device=self.device).manual_seed(seed)
+        clean = pool.crops(batch, crop, torch.Generator().manual_seed(seed))
+        generator = torch.Generator(device=self.device).manual_seed(seed)
         pair: TensorPair = self.config.mixture()(clean.to(self.device), generator)
         return pair
 
@@ -258,14 +259,14 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.network(pair.input)
         loss, terms = restoration_loss(output, pair.background, pair.noise, self.config.loss_weights())
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"the loss is {value} at step {self.step + 1}; the last saved state is good: "
                 "lower learning_rate and resume"
             )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimiser.step()
         self.step += 1
@@ -281,7 +282,7 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             network = DMGN(self.network.config)
         network.load_state_dict(self.average)
-        return network.to(self.device, memory_format=torch.channels_last).eval()
+        return network.place(self.device).eval()
 
     def save_state(self) -> None:
         """Write everything that `load_state` needs, atomically."""
@@ -326,7 +327,9 @@ def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
         raise ValueError(f"cannot resume {config.run}: other settings than before: {changed}")
 
 
-def iter_train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> Iterator[TrainEvent]:
+def iter_train(
+    config: TrainConfig, *, resume: bool = False, overwrite: bool = False
+) -> Generator[TrainEvent, None, None]:
     """Train a model, one event per step; stop by closing the generator.
 
     The last state is saved when the generator ends or is closed, and every `save_minutes`.
@@ -362,7 +365,7 @@ def iter_train(config: TrainConfig, *, resume: bool = False, overwrite: bool = F
     return _steps(run, pool, validation)
 
 
-def _steps(run: _Run, pool: PicturePool, validation: PicturePool) -> Iterator[TrainEvent]:
+def _steps(run: _Run, pool: PicturePool, validation: PicturePool) -> Generator[TrainEvent, None, None]:
     config = run.config
     torch.set_flush_denormal(True)  # denormals in young moments slow a CPU down several times
     saved = clock = time.monotonic()
@@ -412,7 +415,7 @@ def validate(network: DMGN, pool: PicturePool, config: TrainConfig, run: _Run) -
     clean = pool.centres(config.validation_crop)
     scores = {}
     for part, degrade in (("light", LightRain()), ("heavy", HeavyRain())):
-        pairs = degrade(clean, Generator().manual_seed(config.seed))
+        pairs = degrade(clean, torch.Generator().manual_seed(config.seed))
         restored = []
         for i in range(0, len(clean), 8):
             with torch.autocast(run.device.type, torch.bfloat16, enabled=run.precision == "bf16"):

@@ -193,8 +193,6 @@ def load_model(name: str | Path, device: str = "cpu") -> Model:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, device: str, changed: int, size: int) -> Model:
-    import torch
-
     model = checkpoint.load(path)
-    model.network.to(device, memory_format=torch.channels_last)
+    model.network.place(device)
     return model

@@ -43,7 +43,8 @@ class SpatialAttention(nn.Module):
         h = features
         for conv in self.convs:
             h = torch.relu_(conv(h))
-        return self.out(torch.tanh_(self.hidden(h)))
+        logits: Tensor = self.out(torch.tanh_(self.hidden(h)))
+        return logits
 
 
 class DeepMaskingCell(nn.Module):

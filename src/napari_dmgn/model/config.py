@@ -80,7 +80,7 @@ class NetworkConfig:
         The coarsest grid is that of a branch's bottleneck, of the head's last level or of the
         attention's stride-4 convolution (Eq. 7), whichever is coarser.
         """
-        steps = max(2 ** (len(self.branch_widths) - 1), 2 ** (self.head_levels - 1), 4)
+        steps: int = max(2 ** (len(self.branch_widths) - 1), 2 ** (self.head_levels - 1), 4)
         return self.trunk_stride * steps
 
     @property

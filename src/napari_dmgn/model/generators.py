@@ -74,7 +74,8 @@ class Branch(nn.Module):
             x = enlarge(self.narrow[i](x))  # twice the resolution
             x = x + skips[i] if self.merge is None else torch.relu_(self.merge[i](torch.cat([x, skips[i]], dim=1)))
             x = _run(self.up_cells[i], x, masks)
-        return self.out(x)
+        image: Tensor = self.out(x)
+        return image
 
 
 def _run(cell: nn.Module, x: Tensor, masks: list[Tensor] | None) -> Tensor:

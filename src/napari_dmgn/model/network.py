@@ -117,6 +117,14 @@ class DMGN(nn.Module):
         for last in (self.background_branch.out, self.noise_branch.out, self.refiner.out):
             nn.init.normal_(last.weight, std=1e-3)
 
+    def place(self, device: torch.device | str) -> DMGN:
+        """Move the network to a device, in the memory format that convolutions are fastest in."""
+        self.to(device)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return self
+
     def separate(self, image: Tensor, *, masks: bool = False) -> Separated:
         """Separate the features and generate the noise image (Eq. 1-2).
 

@@ -57,9 +57,10 @@ def synthesize(clean: NDArray[Any], task: str = "rain", *, seed: int = 0, streng
     """
     import torch
 
+    from napari_dmgn.synthesis.degradation import Degradation
     from napari_dmgn.synthesis.rain import HeavyRain, LightRain, rain_mixture
 
-    makers = {"light": LightRain(), "heavy": HeavyRain(), "mixed": rain_mixture(none=0)}
+    makers: dict[str, Degradation] = {"light": LightRain(), "heavy": HeavyRain(), "mixed": rain_mixture(none=0)}
     if task != "rain":
         raise ValueError(f"no synthesis for task {task!r} yet; wanted 'rain'")
     if strength not in makers:

@@ -87,7 +87,7 @@ def streak_layer(layers: RainLayers, size: tuple[int, int], generator: Generator
     line = line / line.sum(dim=(-2, -1), keepdim=True)
     spectrum = torch.fft.rfft2(drops) * torch.fft.rfft2(line)
     gain = mean * 3 / density  # the expected mean of the smeared drops is density / 3
-    streaks = torch.fft.irfft2(spectrum * gain, s=size)
+    streaks: Tensor = torch.fft.irfft2(spectrum * gain, s=size)
     return streaks.clamp_min_(0).sum(dim=1, keepdim=True)
 
 
