@@ -489,10 +489,15 @@ def training(tmp_path, rainy):
         phases = [[1.0, 32, 1]]
         validation_pictures = 1
         validation_crop = 32
-        network = {width = 4, head_levels = 1, branch_widths = [4], bottleneck_cells = 1, refine_dilations = [1],
-                   attention_reduction = 2}
         device = "cpu"
         precision = "float32"
+        [network]
+        width = 4
+        head_levels = 1
+        branch_widths = [4]
+        bottleneck_cells = 1
+        refine_dilations = [1]
+        attention_reduction = 2
     """)
     return ["train", str(settings), "--data", str(data), "-o", str(tmp_path / "run")]
 

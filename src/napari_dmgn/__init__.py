@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_dmgn.api import Restoration, RestoreEvent, iter_restore, restore
     from napari_dmgn.checkpoint import CheckpointError
-    from napari_dmgn.model import Model
+    from napari_dmgn.model.descriptor import Model
     from napari_dmgn.synthesis import synthesize
     from napari_dmgn.training import TrainConfig, iter_train, train
     from napari_dmgn.zoo import list_models, load_model
@@ -34,7 +34,7 @@ __all__ = [
 
 _MODULE_OF = {
     "CheckpointError": "checkpoint",
-    "Model": "model",
+    "Model": "model.descriptor",
     "Restoration": "api",
     "RestoreEvent": "api",
     "TrainConfig": "training",

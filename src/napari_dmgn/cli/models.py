@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from napari_dmgn.zoo import broken_models, list_models
+    from napari_dmgn.zoo import list_models
 
-    models = list_models()
+    models = list_models()  # logs those that are broken
     if args.json:
         print_json([_facts(model) for model in models])
         return 0
@@ -42,8 +42,6 @@ def _list(args: argparse.Namespace) -> int:
         size = f"{model.bytes / 1e6:.1f} MB"
         rows.append((model.name, model.task, f"{model.parameters:,}", size, origin, str(model.path)))
     _print_table(rows)
-    for path, message in broken_models():
-        print(f"not usable: {path}: {message}")
     return 0
 
 
