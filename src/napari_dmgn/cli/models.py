@@ -36,7 +36,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json([_facts(model) for model in models])
         return 0
-    rows = [("NAME", "TASK", "PARAMETERS", "SIZE", "ORIGIN", "FILE")]
+    rows: list[tuple[str, ...]] = [("NAME", "TASK", "PARAMETERS", "SIZE", "ORIGIN", "FILE")]
     for model in models:
         origin = "shipped" if model.shipped else "yours"
         size = f"{model.bytes / 1e6:.1f} MB"
