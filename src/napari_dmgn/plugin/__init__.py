@@ -1,0 +1,1 @@
+"""The napari side: the only place that names napari, Qt and magicgui."""

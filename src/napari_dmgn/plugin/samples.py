@@ -1,0 +1,22 @@
+"""File > Open Sample > DMGN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_dmgn import samples
+
+
+def light_rain() -> list[tuple[Any, ...]]:
+    """A cat in light rain."""
+    return _rainy("chelsea", "light", "cat in light rain")
+
+
+def heavy_rain() -> list[tuple[Any, ...]]:
+    """An astronaut in heavy rain."""
+    return _rainy("astronaut", "heavy", "astronaut in heavy rain")
+
+
+def _rainy(picture: str, strength: str, name: str) -> list[tuple[Any, ...]]:
+    sample = samples.rainy_sample(picture, strength=strength)
+    return [(sample.input, {"name": name, "rgb": True}, "image")]

@@ -1,0 +1,171 @@
+"""What napari reads: the manifest, its menus, and the commands behind them."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("npe2")
+pytest.importorskip("napari")
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_package_reads_the_manifest_of_the_root():
+    assert (ROOT / "src/napari_dmgn/napari.yaml").read_text() == (ROOT / "napari.yaml").read_text()
+
+
+def test_npe2_validates_the_manifest_with_imports():
+    # Of npe2's own pydantic nothing is said here: deprecations there are not errors of ours.
+    command = [sys.executable, "-m", "npe2", "validate", "--imports", str(ROOT / "napari.yaml")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "valid" in process.stdout.lower()
+
+
+def test_every_name_in_the_manifest_resolves(manifest):
+    for command in manifest.contributions.commands:
+        module, _, name = command.python_name.partition(":")
+        assert callable(getattr(import_module(module), name)), command.python_name
+
+
+def test_every_contribution_names_a_command(manifest):
+    known = {command.id for command in manifest.contributions.commands}
+    used = {widget.command for widget in manifest.contributions.widgets}
+    used |= {sample.command for sample in manifest.contributions.sample_data}
+    menus = manifest.contributions.menus
+    used |= {item.command for items in menus.values() for item in items if hasattr(item, "command")}
+    assert used == known
+
+
+def test_plugin_modules_do_not_load_torch(manifest):
+    modules = {command.python_name.partition(":")[0] for command in manifest.contributions.commands}
+    code = f"import sys, {', '.join(sorted(modules))}; print('torch' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.stdout.strip() == "False", process.stdout + process.stderr
+
+
+def entries(menu):
+    """All entries of a Qt menu by text, submenus included."""
+    found = {}
+    menu.aboutToShow.emit()
+    for action in menu.actions():
+        if action.menu() is None:
+            found[action.text()] = action
+        else:
+            found[action.text()] = entries(action.menu())
+    return found
+
+
+def test_layers_filter_menu_opens_the_widget_and_removes_rain(viewer, models, fake_restore, qtbot):
+    submenu = entries(viewer.window.layers_menu)["Filter"]["Restore background"]
+    restore, remove = (action for text, action in submenu.items() if text)
+    assert restore.text() == "Restore background (DMGN)"
+    assert remove.text() == "Remove rain (DMGN)"
+    assert not remove.isEnabled()
+
+    restore.trigger()
+    (widget,) = viewer.window.dock_widgets.values()
+    assert type(widget).__name__ == "RestoreWidget"
+
+    viewer.add_image(np.zeros((24, 32)), name="gray")
+    submenu = entries(viewer.window.layers_menu)["Filter"]["Restore background"]
+    assert submenu[remove.text()].isEnabled()
+    submenu[remove.text()].trigger()
+    finish(qtbot)
+    assert "gray background" in viewer.layers
+
+
+def test_building_the_menus_does_not_load_torch():
+    code = """
+import sys
+from pathlib import Path
+from npe2 import PluginManager, PluginManifest
+PluginManager.instance().register(PluginManifest.from_file(sys.argv[1]))
+from napari.plugins import _npe2
+for manifest in _npe2.iter_manifests():
+    if manifest.name == "napari-dmgn":
+        _npe2._register_manifest_actions(manifest)
+print("torch" in sys.modules, "napari_dmgn.plugin.restore_widget" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(ROOT / "napari.yaml")]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.stdout.strip() == "False False", process.stdout + process.stderr
+
+
+def notifications(monkeypatch):
+    from napari_dmgn.plugin import commands
+
+    shown = []
+    for kind in ("show_info", "show_warning", "show_error"):
+        monkeypatch.setattr(commands, kind, lambda text, kind=kind: shown.append((kind, text)))
+    return shown
+
+
+def run_remove_rain():
+    from napari._app_model import get_app_model
+
+    get_app_model().commands.execute_command("napari-dmgn.remove_rain").result()
+
+
+def finish(qtbot):
+    from napari_dmgn.plugin.worker import RestoreJob
+
+    qtbot.waitUntil(lambda: RestoreJob.current is None)
+
+
+def test_remove_rain_on_the_active_layer(viewer, models, fake_restore, qtbot, monkeypatch):
+    shown = notifications(monkeypatch)
+    image = np.zeros((24, 32, 3), np.uint8)
+    source = viewer.add_image(image, rgb=True, name="cat", scale=(2, 3))
+    run_remove_rain()
+    finish(qtbot)
+    assert [layer.name for layer in viewer.layers] == ["cat", "cat noise map", "cat noise", "cat background"]
+    np.testing.assert_array_equal(viewer.layers[-1].scale, (2, 3))
+    assert fake_restore.calls[0][2]["model"] == models.info.path
+    assert viewer.layers.selection.active == source
+    assert not shown
+
+
+def test_remove_rain_says_what_is_missing(viewer, models, fake_restore, qtbot, monkeypatch):
+    shown = notifications(monkeypatch)
+    viewer.add_labels(np.zeros((24, 32), int), name="cells")
+    run_remove_rain()
+    assert "'cells' is a Labels layer" in shown.pop()[1]
+    viewer.layers.clear()
+    run_remove_rain()
+    assert "No image layer is selected" in shown.pop()[1]
+    viewer.add_image(np.zeros((24, 32)), name="gray")
+    models.found.clear()
+    run_remove_rain()
+    assert shown.pop() == ("show_warning", "This installation has no model for rain.")
+    assert not fake_restore.calls
+
+
+def test_remove_rain_clicked_twice_and_failing(viewer, models, fake_restore, qtbot, monkeypatch):
+    shown = notifications(monkeypatch)
+    viewer.add_image(np.zeros((24, 32)), name="gray")
+    fake_restore.gated = True
+    fake_restore.error, fake_restore.error_at = ValueError("no such thing"), 0
+    run_remove_rain()
+    run_remove_rain()
+    assert "still running" in shown.pop()[1]
+    fake_restore.release(3)
+    finish(qtbot)
+    assert shown == [("show_error", "Could not restore 'gray': no such thing")]
+    assert len(fake_restore.calls) == 1
+
+
+@pytest.mark.parametrize("key", ["light-rain", "heavy-rain"])
+def test_samples_open(npe2pm, manifest, key):
+    from napari.components import ViewerModel
+
+    npe2pm.register(manifest)
+    viewer = ViewerModel()
+    (layer,) = viewer.open_sample("napari-dmgn", key)
+    assert layer.rgb
+    assert layer.data.dtype == np.uint8
+    assert "rain" in layer.name
