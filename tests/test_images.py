@@ -245,6 +245,10 @@ def test_saturation_holds_the_limits_of_integers(dtype):
 
 def test_saturation_between_integers_and_in_floats():
     assert saturate(np.array([-5, 300, 7], np.int64), "u1")[0].tolist() == [0, 255, 7]
+    for values in ([0.4, 254.6, 7], [0.4, 255.4, 7], [-0.4, 3, np.nan]):
+        inside, beyond = saturate(np.array(values), "u1")
+        assert inside.tolist() == np.rint(np.nan_to_num(values)).tolist()
+        assert beyond is None
     half, beyond = saturate(np.array([1e9, -1e9, 2.0, np.inf, np.nan]), "f2")
     np.testing.assert_array_equal(half, np.array([65504, -65504, 2, np.inf, np.nan], "f2"))
     assert beyond.tolist() == [True, True, False, False, False]

@@ -59,11 +59,11 @@ class Restoration:
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreEvent:
-    """Progress after one window of one frame; the last event carries the restoration.
+    """Progress after one step of one frame; the last event carries the restoration.
 
     Attributes
     ----------
-    done, total : windows, over all frames
+    done, total : steps over all frames; a window is a step in each of the network's phases
     frame, frames : the frame at work, counted from 0, and how many there are
     restoration : the result, in the last event only
     """
@@ -207,11 +207,12 @@ class _Job:
         ranges = find_ranges(self.image, self.layout, self.wanted_range)
         results = Results(self.layout, self.dtype)
         reports: list[dict[str, Any]] = []
+        steps = 0
         for index in range(self.layout.frames):
             low, high = ranges[self.layout.channel(index)]
             view = self.layout.frame(self.image, index)
             frame = read_frame(view, rgb=self.layout.rgb, low=low, high=high)
-            planes = yield from self._infer(model, frame.planes, index)
+            planes, steps = yield from self._infer(model, frame.planes, index)
             results.put(
                 index,
                 frame,
@@ -232,27 +233,30 @@ class _Job:
             provenance=provenance,
             masks=results.masks if self.engine["masks"] else None,
         )
-        last, windows = self.layout.frames - 1, provenance["windows"]
-        yield RestoreEvent(done=windows, total=windows, frame=last, frames=last + 1, restoration=restoration)
+        frames, total = self.layout.frames, self.layout.frames * steps
+        yield RestoreEvent(done=total, total=total, frame=frames - 1, frames=frames, restoration=restoration)
 
     def _load_model(self) -> "Model":
         if isinstance(self.source, zoo.ModelInfo):
             return zoo.load_model(self.source.path, device=self.device)
         return self.source
 
-    def _infer(self, model: "Model", planes: FloatArray, index: int) -> "Generator[RestoreEvent, None, Planes]":
-        """Pass the windows of one frame on as events of all frames; return its planes."""
+    def _infer(
+        self, model: "Model", planes: FloatArray, index: int
+    ) -> "Generator[RestoreEvent, None, tuple[Planes, int]]":
+        """Pass the steps of one frame on as events of all; return its planes and how many there were."""
         from napari_dmgn.inference import Planes, iter_infer
 
-        frames = self.layout.frames
+        frames, total = self.layout.frames, 0
         # closing(): a caller who stops frees the network's memory here and now.
         with closing(iter_infer(model, planes, **self.engine)) as steps:
             for step in steps:
                 if isinstance(step, Planes):
-                    return step
+                    return step, total
+                total = step.total
                 yield RestoreEvent(
-                    done=index * step.total + step.done,
-                    total=frames * step.total,
+                    done=index * total + step.done,
+                    total=frames * total,
                     frame=index,
                     frames=frames,
                 )

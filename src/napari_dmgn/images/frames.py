@@ -38,16 +38,16 @@ class Frame:
         """Planes (1, 3, H, W) as intensities (H, W, 1 or 3), and how many pixels were saturated."""
         # Adding the network's change to the image, instead of scaling its answer, keeps what it
         # never saw: the excess outside the range, NaN, and digits that float32 cannot hold.
-        change = self._pixels(planes - self.planes) * np.float32(self.span)
-        total = self.values.astype(_working_type(self.values.dtype)) + change
-        result, saturated = saturate(total, dtype)
+        change = self._pixels(planes - self.planes)
+        total = np.add(self.values, change, dtype=_working_type(self.values.dtype))
+        result, beyond = saturate(total, dtype)
         if dtype == self.values.dtype and dtype.kind != "f" and dtype.itemsize == 8:
             np.copyto(result, self.values, where=change == 0)  # float64 rounds beyond 2**53
-        return result, int(saturated.any(axis=-1).sum())
+        return result, 0 if beyond is None else int(beyond.any(axis=-1).sum())
 
     def noise(self, planes: FloatArray) -> FloatArray:
         """Noise planes (1, 3, H, W) in the image's units (H, W, 1 or 3), 0 at bad pixels."""
-        noise: FloatArray = np.multiply(self._pixels(planes), self.span, dtype=np.float32)
+        noise = self._pixels(planes)
         if self.bad is not None:
             np.copyto(noise, 0, where=self.bad)
         return noise
@@ -60,9 +60,12 @@ class Frame:
         return values
 
     def _pixels(self, planes: FloatArray) -> FloatArray:
-        pixels: FloatArray = np.moveaxis(planes[0], 0, -1)  # (3, H, W) -> (H, W, 3)
+        """Differences of planes (1, 3, H, W) in the image's units (H, W, 1 or 3)."""
         if self.values.shape[-1] == 1:
-            pixels = np.mean(pixels, axis=-1, keepdims=True, dtype=np.float32)
+            pixels: FloatArray = np.mean(planes[0], axis=0)[..., None]
+        else:
+            pixels = np.stack(list(planes[0]), axis=-1)  # four times as fast as copying a view
+        pixels *= np.float32(self.span)
         return pixels
 
 
@@ -85,7 +88,7 @@ def read_frame(frame: Array, *, rgb: bool, low: float, high: float) -> Frame:
         for channel in range(scaled.shape[-1]):
             _fill(scaled[..., channel], bad[..., channel])
     planes = np.empty((1, 3, *scaled.shape[:2]), np.float32)
-    planes[0] = np.moveaxis(scaled, -1, 0)  # one channel is repeated to three
+    planes[0] = np.moveaxis(scaled, -1, 0)  # (H, W, 1 or 3) -> (3, H, W), one channel repeated
     return Frame(values=values, alpha=alpha, planes=planes, bad=bad, span=high - low)
 
 

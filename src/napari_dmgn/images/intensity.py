@@ -27,8 +27,7 @@ def check_range(wanted: object) -> IntensityRange:
             if math.isfinite(low) and math.isfinite(high) and low < high:
                 return _check_span(low, high)
     raise ValueError(
-        f"intensity_range is 'auto', 'dtype' or two finite numbers (low, high) with low < high; "
-        f"got {wanted!r}"
+        f"intensity_range is 'auto', 'dtype' or two finite numbers (low, high) with low < high; got {wanted!r}"
     )
 
 
@@ -39,9 +38,7 @@ def _check_span(low: float, high: float) -> tuple[float, float]:
     return low, high
 
 
-def find_ranges(
-    image: Array, layout: Layout, wanted: IntensityRange = "auto"
-) -> tuple[tuple[float, float], ...]:
+def find_ranges(image: Array, layout: Layout, wanted: IntensityRange = "auto") -> tuple[tuple[float, float], ...]:
     """Fix the intensities that become 0 and 1, once for the whole volume.
 
     One range, or one a channel where there is a channel axis: channels have units of their own.
@@ -82,24 +79,35 @@ def _auto_range(dtype: np.dtype[Any], low: float, high: float) -> tuple[float, f
     return _check_span(low, high)
 
 
-def saturate(values: Array, dtype: npt.DTypeLike) -> tuple[Array, npt.NDArray[np.bool_]]:
+def saturate(values: Array, dtype: npt.DTypeLike) -> tuple[Array, npt.NDArray[np.bool_] | None]:
     """Convert to a number type: rounded for integers, held to its limits, never wrapped.
 
-    Returns the converted array and where values were beyond the limits. NaN becomes 0 in integers;
-    in floats NaN and infinity stay.
+    Returns the converted array and where values were beyond the limits, None if none was. NaN
+    becomes 0 in integers; in floats NaN and infinity stay.
     """
     target = np.dtype(dtype)
     if target.kind == "f":
-        limit = np.finfo(target).max
-        beyond = np.isfinite(values) & (np.abs(values) > limit)
-        held = np.where(beyond, np.copysign(limit, values), values) if beyond.any() else values
-        return held.astype(target), beyond
+        return _saturate_float(values, target)
     limits = np.iinfo(target)
     if values.dtype.kind == "f":
-        values = np.where(np.isnan(values), 0, np.rint(values))
+        values = np.rint(values)
+    # The usual case, and ten times faster; NaN fails the comparison.
+    if values.min(initial=0) >= limits.min and values.max(initial=0) < limits.max:
+        return values.astype(target), None
     below, above = values < limits.min, values >= limits.max
     # An integer's limit may not be a float (2**63 - 1): write the limits as integers.
-    inside = np.where(below | above, 0, values).astype(target)
+    inside = np.where(below | above | np.isnan(values), 0, values).astype(target)
     np.copyto(inside, limits.min, where=below)
     np.copyto(inside, limits.max, where=above)
-    return inside, below | (values > limits.max)
+    beyond = below | (values > limits.max)
+    return inside, beyond if beyond.any() else None
+
+
+def _saturate_float(values: Array, target: np.dtype[Any]) -> tuple[Array, npt.NDArray[np.bool_] | None]:
+    if values.dtype.kind == "f" and values.dtype.itemsize <= target.itemsize:
+        return values.astype(target), None
+    limit = np.finfo(target).max
+    beyond = np.isfinite(values) & (np.abs(values) > limit)
+    if not beyond.any():
+        return values.astype(target), None
+    return np.where(beyond, np.copysign(limit, values), values).astype(target), beyond

@@ -101,9 +101,7 @@ def guess_rgb(shape: tuple[int, ...]) -> bool:
     return len(shape) >= 3 and shape[-1] in (3, 4)
 
 
-def read_layout(
-    shape: tuple[int, ...], *, channel_axis: int | None = None, rgb: bool | None = None
-) -> Layout:
+def read_layout(shape: tuple[int, ...], *, channel_axis: int | None = None, rgb: bool | None = None) -> Layout:
     """Name the axes of an array.
 
     Parameters
