@@ -157,9 +157,7 @@ def test_ome_tiffs_keep_their_axes_and_pixel_size(tmp_path):
 
 def test_a_map_of_colours_keeps_the_other_axes(tmp_path):
     image = noise((2, 6, 8, 3), "u1")
-    tifffile.imwrite(
-        tmp_path / "a.tif", image, photometric="rgb", metadata={"axes": "TYXS"}, resolution=(3, 3)
-    )
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", metadata={"axes": "TYXS"}, resolution=(3, 3))
     source = read_image(tmp_path / "a.tif")
     assert (source.axes, source.rgb, source.channel_axis) == ("TYXS", True, None)
     write_image(tmp_path / "map.tif", image[..., 0], like=source)
