@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class LossWeights:
     def __post_init__(self) -> None:
         """Refuse weights that would turn learning round."""
         for name, value in vars(self).items():
-            if not isinstance(value, int | float) or value < 0:
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"loss weight {name} is {value!r}; wanted a number >= 0")
         if self.noise_map_scale <= 0:
             raise ValueError("noise_map_scale is 0; wanted a number > 0")

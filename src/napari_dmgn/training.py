@@ -99,28 +99,47 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every setting before any work."""
-        object.__setattr__(self, "phases", tuple(tuple(p) for p in self.phases))
-        object.__setattr__(self, "betas", tuple(self.betas))
+        object.__setattr__(self, "phases", _rows("phases", self.phases))
+        object.__setattr__(self, "betas", _rows("betas", [self.betas])[0])
         if self.task != "rain":
             raise ValueError(f"cannot train task {self.task!r} yet; wanted 'rain'")
         if self.preset not in PRESETS:
             raise ValueError(f"unknown preset {self.preset!r}; wanted one of {sorted(PRESETS)}")
-        _positive(self, "steps", "learning_rate", "validation_pictures", "validation_crop")
-        _positive(self, "validate_every", "clip")
-        ends = [end for end, _, _ in self.phases]
+        self._check_numbers()
+        ends = [phase[0] for phase in self.phases]
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"phases end at {ends}; wanted rising shares, the last 1.0")
-        if min(min(crop, batch) for _, crop, batch in self.phases) < 1:
-            raise ValueError(f"phases are {self.phases}; wanted crops and batches of at least 1")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; wanted a number in [0, 1)")
         # Built once here so that their own checks run now.
         self.network_config()
         self.loss_weights()
         self.mixture()
 
+    def _check_numbers(self) -> None:
+        whole = {n: getattr(self, n) for n in ("steps", "validation_pictures", "validation_crop", "validate_every")}
+        for name, value in whole.items():
+            _check(name, value, _is_whole(value) and value >= 1, "an integer of at least 1")
+        _check("seed", self.seed, _is_whole(self.seed) and 0 <= self.seed < 2**32, "an integer in [0, 2**32)")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            _check(name, value, _is_number(value) and value > 0, "a number above 0")
+        for name in ("final_rate", "warmup"):
+            value = getattr(self, name)
+            _check(name, value, _is_number(value) and 0 <= value <= 1, "a number in [0, 1]")
+        for name in ("weight_decay", "save_minutes"):
+            value = getattr(self, name)
+            _check(name, value, _is_number(value) and value >= 0, "a number of at least 0")
+        below_one = {"ema": (self.ema,), "betas": self.betas}
+        for name, values in below_one.items():
+            good = all(_is_number(v) and 0 <= v < 1 for v in values)
+            _check(name, getattr(self, name), good, "in [0, 1)")
+        _check("betas", self.betas, len(self.betas) == 2, "two numbers")
+        for row in self.phases:
+            good = len(row) == 3 and _is_number(row[0]) and all(_is_whole(v) and v >= 1 for v in row[1:])
+            _check("phases", self.phases, good, "rows of (share of the steps, crop size, batch size)")
+
     def network_config(self) -> NetworkConfig:
         """Return the network's settings."""
+        _known(self.network, [f.name for f in fields(NetworkConfig)], "network")
         return NetworkConfig.from_dict({**PRESETS[self.preset].to_dict(), **self.network})
 
     def loss_weights(self) -> LossWeights:
@@ -131,6 +150,8 @@ class TrainConfig:
     def mixture(self) -> Any:
         """Return the degradation that the pairs are made with."""
         _known(self.degradation, ["light", "heavy", "none"], "degradation")
+        for name, weight in self.degradation.items():
+            _check(f"degradation {name}", weight, _is_number(weight) and weight >= 0, "a number of at least 0")
         return rain_mixture(**self.degradation)
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,13 +182,29 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _positive(config: TrainConfig, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} is {getattr(config, name)}; wanted a number above 0")
+def _rows(name: str, values: Any) -> tuple[tuple[Any, ...], ...]:
+    try:
+        return tuple(tuple(row) for row in values)
+    except TypeError:
+        raise ValueError(f"{name} is {values!r}; wanted lists of numbers") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(name: str, value: object, good: bool, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"{name} is {value!r}; wanted {wanted}")
 
 
 def _known(values: Mapping[str, Any], names: list[str], what: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} settings are {values!r}; wanted a table of names and values")
     if unknown := sorted(set(values) - set(names)):
         raise ValueError(f"unknown {what} settings {unknown}; known are {sorted(names)}")
 
@@ -210,6 +247,7 @@ class _Run:
         self.precision = devices.resolve_precision(config.precision, str(self.device))
         self.step = 0
         self.seconds = 0.0
+        self.between_steps = True
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = DMGN(config.network_config())
@@ -259,22 +297,24 @@ class _Run:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.network(pair.input)
         loss, terms = restoration_loss(output, pair.background, pair.noise, self.config.loss_weights())
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {self.step + 1}; the last saved state is good: "
-                "lower learning_rate and resume"
-            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        value = loss.item()
+        # Before anything is changed: the weights, and a state saved now, stay good.
+        if not (math.isfinite(value) and math.isfinite(norm.item())):
+            raise FloatingPointError(
+                f"the loss is {value} and its gradient's norm {norm.item()} at step {self.step + 1}; "
+                "start anew with a lower learning_rate"
+            )
+        self.between_steps = False
         self.optimiser.step()
         self.step += 1
         # A young average follows fast, an old one slowly.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        average = list(self.average.values())
-        current = [t.detach() for t in self.network.state_dict().values()]
-        torch._foreach_lerp_(average, current, 1 - decay)
+        state = self.network.state_dict()
+        torch._foreach_lerp_([self.average[name] for name in state], list(state.values()), 1 - decay)
+        self.between_steps = True
         return value, {k: float(v) for k, v in terms.items()}, rate
 
     def averaged(self) -> DMGN:
@@ -305,11 +345,17 @@ class _Run:
         _check_same_run(self.config, state["config"])
         tensors = safetensors.torch.load_file(path)
         self.network.load_state_dict(_part(tensors, "network/"))
-        self.average = {k: v.to(self.device) for k, v in _part(tensors, "average/").items()}
+        # Copied in place, which keeps the memory format: other formats take other kernels, and those
+        # round differently.
+        for name, value in _part(tensors, "average/").items():
+            self.average[name].copy_(value)
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _part(tensors, "optimiser/").items():
             index, name = key.split("/")
-            moments.setdefault(int(index), {})[name] = value
+            like = parameters[int(index)]
+            kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            moments.setdefault(int(index), {})[name] = kept
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.step, self.seconds = state["step"], state["seconds"]
@@ -361,18 +407,20 @@ def iter_train(
     if state_exists and resume:
         run.load_state()
     elif overwrite:
-        (folder / LOG).unlink(missing_ok=True)
+        for name in (STATE, LOG):  # a state left here would be resumed if this run is killed early
+            (folder / name).unlink(missing_ok=True)
     return _steps(run, pool, validation)
 
 
 def _steps(run: _Run, pool: PicturePool, validation: PicturePool) -> Generator[TrainEvent, None, None]:
     config = run.config
-    torch.set_flush_denormal(True)  # denormals in young moments slow a CPU down several times
     saved = clock = time.monotonic()
-    event = None
+    saved_step = run.step
     try:
         while run.step < config.steps:
+            torch.set_flush_denormal(True)  # denormals in young moments slow a CPU down several times
             loss, terms, rate = run.advance(pool)
+            torch.set_flush_denormal(False)  # the caller's code between two steps is not ours
             now = time.monotonic()
             run.seconds, clock = run.seconds + now - clock, now
             scores = None
@@ -388,15 +436,19 @@ def _steps(run: _Run, pool: PicturePool, validation: PicturePool) -> Generator[T
                 validation=scores,
             )
             if run.step == config.steps:
-                run.save_state()
+                # The model first: killed between the two, a resumed run writes both.
                 event = replace(event, model=_finish(run, pool, validation, scores or {}))
+                run.save_state()
+                saved_step = run.step
             elif now - saved > 60 * config.save_minutes:
                 run.save_state()
-                saved = now
+                saved, saved_step = now, run.step
             _log(event, Path(config.run))
             yield event
     finally:
-        if event is not None and event.step < config.steps:
+        torch.set_flush_denormal(False)
+        # An interrupt may fall into the middle of a step; such a state is never saved.
+        if saved_step < run.step < config.steps and run.between_steps:
             run.save_state()
 
 

@@ -55,13 +55,13 @@ class NetworkConfig:
         ):
             _check(name, getattr(self, name), lambda v: _is_count(v), "an integer of at least 1")
         for name in ("branch_widths", "refine_dilations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
             _check(
                 name,
                 getattr(self, name),
                 lambda v: len(v) > 0 and all(_is_count(i) for i in v),
                 "a list of integers of at least 1",
             )
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("mask_alpha", "mask_decay"):
             _check(name, getattr(self, name), lambda v: 0 <= v <= 1, "a number in [0, 1]")
         _check("refine_kernel", self.refine_kernel, lambda v: v in (1, 3), "1 or 3")
