@@ -118,7 +118,11 @@ def models(monkeypatch, tmp_path):
         name="rain",
         task="rain",
         path=tmp_path / "rain.safetensors",
-        card={"version": "1", "training_data": "synthetic rain", "not_for": ["snow", "night"]},
+        card={
+            "training": {"pictures": 77},
+            "scores": {"protocol": "rain-y", "light input": 28.04, "light output": 36.0},
+            "not_trained_for": ["snow", "night"],
+        },
         config={},
         parameters=1_234_567,
         bytes=5_000_000,

@@ -1,5 +1,6 @@
 """What napari reads: the manifest, its menus, and the commands behind them."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -41,11 +42,18 @@ def test_every_contribution_names_a_command(manifest):
     assert used == known
 
 
-def test_plugin_modules_do_not_load_torch(manifest):
+def test_plugin_modules_and_the_list_of_models_do_not_load_torch(manifest, tiny_checkpoint):
     modules = {command.python_name.partition(":")[0] for command in manifest.contributions.commands}
-    code = f"import sys, {', '.join(sorted(modules))}; print('torch' in sys.modules)"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert process.stdout.strip() == "False", process.stdout + process.stderr
+    code = f"""
+import sys, {", ".join(sorted(modules))}
+from napari_dmgn.plugin.models import model_label, model_summary, zoo
+print("tiny" in [model_label(model) for model in zoo.list_models() if model_summary(model)])
+print("torch" in sys.modules)
+"""
+    environment = {**os.environ, "NAPARI_DMGN_MODELS": str(tiny_checkpoint.parent)}
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert process.stdout.split() == ["True", "False"], process.stdout + process.stderr
 
 
 def entries(menu):
@@ -168,4 +176,4 @@ def test_samples_open(npe2pm, manifest, key):
     (layer,) = viewer.open_sample("napari-dmgn", key)
     assert layer.rgb
     assert layer.data.dtype == np.uint8
-    assert "rain" in layer.name
+    assert layer.name.startswith("rainy ")

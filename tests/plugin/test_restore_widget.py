@@ -1,5 +1,6 @@
 """The widget as a user meets it: opened through the manifest, its buttons pressed."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -36,10 +37,10 @@ def press(qtbot, button):
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
-def finish(qtbot):
+def finish(qtbot, timeout=5000):
     from napari_dmgn.plugin.worker import RestoreJob
 
-    qtbot.waitUntil(lambda: RestoreJob.current is None)
+    qtbot.waitUntil(lambda: RestoreJob.current is None, timeout=timeout)
     qtbot.wait(10)
 
 
@@ -302,6 +303,32 @@ def test_exception_in_the_worker(viewer, open_widget, fake_restore, qtbot, cat):
     assert len(viewer.layers) == 4
 
 
+def test_real_model_and_a_file_that_breaks(viewer, qtbot, tiny_checkpoint, rainy, tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", str(tmp_path))
+    model = tmp_path / "mine.safetensors"
+    model.write_bytes(tiny_checkpoint.read_bytes())
+    (tmp_path / "torn.safetensors").write_bytes(b"not a model")
+    viewer.add_image(rainy, rgb=True, name="street")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    assert "Left out: " in widget.model_note.text()
+    assert "torn.safetensors" in widget.model_note.text()
+    widget.model_box.setCurrentText("mine")
+    widget.device_box.setCurrentText("CPU")
+    press(qtbot, widget.restore_button)
+    finish(qtbot, timeout=60_000)
+    assert widget.status.text().startswith("Restored 'street' in ")
+    assert viewer.layers["street background"].data.shape == rainy.shape
+    assert viewer.layers["street noise map"].data.shape == rainy.shape[:2]
+    assert viewer.layers["street background"].metadata["napari_dmgn"]["model"] == "tiny"
+
+    model.write_bytes(tiny_checkpoint.read_bytes()[:-100])
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert widget.status.text().startswith("Could not restore 'street': ")
+    assert "mine.safetensors" in widget.status.text()
+    assert len(viewer.layers) == 4
+
+
 def test_no_model(viewer, models, open_widget, fake_restore, qtbot, cat):
     models.found.clear()
     models.broken.append((models.info.path, "not a safetensors file"))
@@ -320,17 +347,35 @@ def test_card_is_shown(open_widget, models):
     assert widget.model_box.currentText() == "rain (shipped)"
     note = widget.model_note.text()
     for part in (
-        "1.2 million parameters",
-        "Trained on synthetic rain",
-        "Not meant for snow, night",
-        "mine.safetensors: truncated",
+        "Removes rain. 1.2 million parameters. Trained on 77 pictures.",
+        "light 28.0 to 36.0 dB.",
+        "Not trained for snow, night.",
+        "Left out: mine.safetensors: truncated",
     ):
         assert part in note
+
+
+@pytest.mark.parametrize("card", [{}, {"training": 3, "scores": [1]}, {"scores": {"a output": "b"}}])
+def test_card_of_other_origin_is_shown_too(open_widget, models, card):
+    models.found[:] = [dataclasses.replace(models.info, name="mine", card=card, shipped=False, parameters=2100)]
+    widget = open_widget()
+    assert widget.model_box.currentText() == "mine"
+    assert widget.model_note.text() == "Removes rain. 3 thousand parameters."
+
+
+def test_long_names_are_wrapped_not_cut(open_widget, fake_restore, qtbot, viewer, cat):
+    viewer.add_image(cat, rgb=True, name="scan_" * 30)
+    widget = open_widget()
+    fake_restore.error = ValueError("/a/very/long/path" * 10)
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert "/a/very/long/path" * 10 in widget.status.text().replace("\u200b", "")
+    assert widget.minimumSizeHint().width() <= widget.minimumWidth()
 
 
 def test_fits_a_small_laptop(viewer, open_widget):
     widget = open_widget()
     widget.advanced_button.setChecked(True)
     hint = widget.minimumSizeHint()
-    assert hint.width() <= 320
+    assert hint.width() <= widget.minimumWidth() <= 320
     assert hint.height() <= 400

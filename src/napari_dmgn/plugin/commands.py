@@ -10,8 +10,7 @@ from napari.viewer import Viewer
 
 from napari_dmgn import zoo
 from napari_dmgn.plugin.layers import add_layers, capture, size_warning, why_not
-from napari_dmgn.plugin.restore_widget import BUSY
-from napari_dmgn.plugin.worker import Failed, Outcome, Request, Restored, RestoreJob
+from napari_dmgn.plugin.worker import BUSY, Failed, Outcome, Request, Restored, RestoreJob
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

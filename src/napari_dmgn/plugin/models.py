@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from napari_dmgn import zoo
@@ -14,23 +16,43 @@ def model_label(model: zoo.ModelInfo) -> str:
 
 def model_summary(model: zoo.ModelInfo) -> str:
     """Sum a model's card up in a few lines; cards of other origin may lack any field."""
-    card: dict[str, Any] = model.card
-    version = f", version {card['version']}" if card.get("version") else ""
-    lines = [f"Removes {model.task}{version}. {model.parameters / 1e6:.1f} million parameters."]
-    for key, title in (("description", ""), ("training_data", "Trained on "), ("not_for", "Not meant for ")):
-        if card.get(key):
-            lines.append(f"{title}{_text(card[key])}")
+    lines = [f"Removes {model.task}. {_rounded(model.parameters)} parameters."]
+    pictures = _mapping(model.card.get("training")).get("pictures")
+    if pictures:
+        lines[0] += f" Trained on {pictures} pictures."
+    if gains := list(_gains(_mapping(model.card.get("scores")))):
+        lines.append(f"PSNR on pictures it had not seen: {', '.join(gains)}.")
+    if limits := model.card.get("not_trained_for"):
+        lines.append(f"Not trained for {_text(limits)}.")
     return "\n".join(lines)
 
 
 def models_problem(*, none: bool) -> str | None:
     """Say that no model is installed, or that files in the models folder cannot be used."""
-    broken = zoo.broken_models()
-    lines = ["No model is installed."] if none else []
-    lines += [f"Cannot be used: {path.name}: {message}" for path, message in broken]
+    lines = [f"No model is installed. Put a .safetensors file into {zoo.models_folder()}"] if none else []
+    for path, message in zoo.broken_models():
+        # The name of the file will do; which folder it is in, a tooltip of the list tells.
+        text = " ".join(message.split()).replace(str(path), path.name)
+        lines.append(f"Left out: {text if path.name in text else f'{path.name}: {text}'}")
     return "\n".join(lines) or None
 
 
+def _gains(scores: Mapping[str, Any]) -> Iterator[str]:
+    for key, after in scores.items():
+        part, _, end = key.rpartition(" ")
+        before = scores.get(f"{part} input")
+        if end == "output" and isinstance(before, int | float) and isinstance(after, int | float):
+            yield f"{part} {before:.1f} to {after:.1f} dB"
+
+
+def _rounded(count: int) -> str:
+    return f"{count / 1e6:.1f} million" if count >= 100_000 else f"{math.ceil(count / 1000)} thousand"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _text(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value).rstrip(".")
     return text if len(text) <= 160 else f"{text[:157]}…"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtGui import QResizeEvent, QShowEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -26,7 +28,7 @@ from qtpy.QtWidgets import (
 from napari_dmgn import zoo
 from napari_dmgn.plugin.layers import OUTPUTS, TITLES, add_layers, capture, size_warning, why_not
 from napari_dmgn.plugin.models import model_label, model_summary, models_problem
-from napari_dmgn.plugin.worker import Cancelled, Failed, Outcome, Request, RestoreJob
+from napari_dmgn.plugin.worker import BUSY, Cancelled, Failed, Outcome, Request, RestoreJob
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
     from napari_dmgn.api import RestoreEvent
 
-BUSY = "Another restoration is still running. Wait for it, or cancel it in the activity dock (bottom right)."
 _GPU = [("Apple GPU (MPS)", "mps")] if sys.platform == "darwin" else [("NVIDIA or AMD GPU (CUDA)", "cuda")]
 DEVICES = [("Automatic", "auto"), ("CPU", "cpu"), *_GPU]
 PRECISIONS = [("Automatic", "auto"), ("Full (float32)", "float32"), ("Fast (bfloat16)", "bf16")]
@@ -66,7 +67,8 @@ class RestoreWidget(QWidget):
 
     def _build(self) -> None:
         self.layer_box = _combo("The image layer to restore. It follows the selection in the layer list.")
-        self.model_box = _combo("The model to use: shipped ones and those in your models folder.")
+        folder = zoo.models_folder()
+        self.model_box = _combo(f"The model to use. Your own files are looked for in {folder}")
         self.model_box.currentIndexChanged.connect(self._show_model)
         self.model_note = _note()
         self.output_boxes = {output: QCheckBox(TITLES[output].capitalize()) for output in OUTPUTS}
@@ -75,7 +77,6 @@ class RestoreWidget(QWidget):
             box.setToolTip(tip)
 
         form = QFormLayout()
-        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Layer", self.layer_box)
         form.addRow("Model", self.model_box)
@@ -84,20 +85,17 @@ class RestoreWidget(QWidget):
             form.addRow(label, box)
         inner = QWidget()
         column = QVBoxLayout(inner)
+        column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(form)
         column.addWidget(self._build_advanced())
-        column.addStretch()
-        area = QScrollArea()
-        area.setWidgetResizable(True)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setWidget(inner)
+        self._area = _FormArea(inner)
 
         layout = QVBoxLayout(self)
-        layout.addWidget(area, 1)
+        layout.addWidget(self._area)
         layout.addLayout(self._build_controls())
-        # Keeps napari from adding a stretch of its own below.
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        layout.addStretch()
+        # The dock's title fits too.
+        self.setMinimumWidth(320)
 
     def _build_advanced(self) -> QWidget:
         self.advanced_button = QToolButton()
@@ -147,6 +145,7 @@ class RestoreWidget(QWidget):
         self.advanced.setVisible(shown)
         arrow = Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow
         self.advanced_button.setArrowType(arrow)
+        self._area.updateGeometry()
 
     # --- models
 
@@ -170,7 +169,8 @@ class RestoreWidget(QWidget):
         parts = [] if model is None else [model_summary(model)]
         if problem := models_problem(none=model is None):
             parts.append(problem)
-        self.model_note.setText("\n".join(parts))
+        self.model_note.setText(_breakable("\n".join(parts)))
+        self._area.updateGeometry()
 
     # --- layers
 
@@ -302,7 +302,12 @@ class RestoreWidget(QWidget):
             self._say(_summary(name, outcome.provenance, gone=gone))
         self._job_layer = None
 
-    # --- the end
+    # --- seen again, and the end
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Look for models anew: the folder may have changed meanwhile."""
+        self.refresh_models()
+        super().showEvent(event)
 
     def event(self, event: QEvent) -> bool:
         """Stop the run when the dock widget around this one is closed (hidden is not closed)."""
@@ -323,8 +328,33 @@ class RestoreWidget(QWidget):
             job.cancel()
 
     def _say(self, text: str, *, details: str = "") -> None:
-        self.status.setText(text)
+        self.status.setText(_breakable(text))
         self.status.setToolTip(details)
+
+
+class _FormArea(QScrollArea):
+    """As high as its form where there is room, and scrolled where there is not."""
+
+    def __init__(self, form: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.setMinimumHeight(120)
+        self.setWidget(form)
+
+    def sizeHint(self) -> QSize:
+        """Ask for the form's height at the present width: its notes wrap."""
+        border = self.height() - self.viewport().height()
+        height = self.widget().layout().totalHeightForWidth(self.width() - border)
+        return QSize(super().sizeHint().width(), height + border)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Ask anew when the width has changed."""
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self.updateGeometry()
 
 
 _OUTPUT_TIPS = (
@@ -364,6 +394,11 @@ def _note() -> QLabel:
     return label
 
 
+def _breakable(text: str) -> str:
+    """Let long words, such as paths, break where a label wraps its lines."""
+    return re.sub(r"\S{24}(?=\S)", lambda word: f"{word.group()}\u200b", text)
+
+
 def _summary(name: str, provenance: dict[str, Any], *, gone: bool) -> str:
     parts = [f"Restored '{name}'"]
     if isinstance(provenance.get("seconds"), int | float):
@@ -374,6 +409,7 @@ def _summary(name: str, provenance: dict[str, Any], *, gone: bool) -> str:
     for key, what in (("clipped_pixels", "clipped to the data type"), ("nonfinite_pixels", "NaN or infinite")):
         if provenance.get(key):
             parts.append(f" {provenance[key]} pixels {what}.")
+    parts += [f" {text}." for text in provenance.get("fallbacks") or ()]
     if gone:
         parts.append(" The layer was removed meanwhile; its results were added all the same.")
     return "".join(parts)

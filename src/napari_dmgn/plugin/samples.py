@@ -9,12 +9,12 @@ from napari_dmgn import samples
 
 def light_rain() -> list[tuple[Any, ...]]:
     """A cat in light rain."""
-    return _rainy("chelsea", "light", "cat in light rain")
+    return _rainy("chelsea", "light", "rainy cat")
 
 
 def heavy_rain() -> list[tuple[Any, ...]]:
     """An astronaut in heavy rain."""
-    return _rainy("astronaut", "heavy", "astronaut in heavy rain")
+    return _rainy("astronaut", "heavy", "rainy astronaut")
 
 
 def _rainy(picture: str, strength: str, name: str) -> list[tuple[Any, ...]]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BUSY = "Another restoration is still running. Wait for it, or cancel it in the activity dock (bottom right)."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -73,9 +75,14 @@ def run(request: Request, is_canceled: Callable[[], bool]) -> Generator[RestoreE
     except Exception as error:
         expected = isinstance(error, ValueError | OSError | MemoryError)
         details = "" if isinstance(error, ValueError) else traceback.format_exc()
-        logger.log(logging.WARNING if expected else logging.ERROR, "restoring failed", exc_info=not expected)
+        level = logging.WARNING if expected else logging.ERROR
+        logger.log(level, "restoring %s failed: %s", request.source.name, error, exc_info=not expected)
         traceback.clear_frames(error.__traceback__)
-        return Failed(message=explain(error), details=details)
+        message = explain(error)
+        if request.model is not None:
+            # The widget shows its folder elsewhere.
+            message = message.replace(str(request.model), request.model.name)
+        return Failed(message=message, details=details)
 
 
 def _restore(request: Request, is_canceled: Callable[[], bool]) -> Generator[RestoreEvent, None, Outcome]:

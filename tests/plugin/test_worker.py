@@ -1,0 +1,110 @@
+"""The run itself, without a viewer: every end that it can come to."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy.QtCore", exc_type=ImportError)
+
+from napari.layers import Image
+
+from napari_dmgn.plugin.layers import capture
+from napari_dmgn.plugin.worker import Cancelled, Failed, Request, Restored, explain, run
+
+
+def request_for(data, *, rgb=False, **settings):
+    return Request(source=capture(Image(data, name="x", rgb=rgb, contrast_limits=(0, 1))), **settings)
+
+
+def outcome_of(events):
+    seen = []
+    while True:
+        try:
+            seen.append(next(events))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def test_real_run_on_the_real_network(tiny_checkpoint, rainy):
+    request = request_for(rainy, rgb=True, model=tiny_checkpoint, device="cpu", precision="float32", tile=64)
+    seen, outcome = outcome_of(run(request, lambda: False))
+    assert [event.done for event in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1].done == seen[-1].total > 1
+    assert isinstance(outcome, Restored)
+    noise_map, noise, background = outcome.layers
+    assert noise_map.data.shape == rainy.shape[:2]
+    assert (noise_map.data.dtype, background.data.dtype) == (np.float32, np.uint8)
+    assert noise.data.shape in (rainy.shape, rainy.shape[:2])
+    assert outcome.provenance["sha256"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (2, 9, 8)])
+def test_real_run_on_odd_images(tiny_checkpoint, shape):
+    request = request_for(np.full(shape, 0.5), model=tiny_checkpoint)
+    _, outcome = outcome_of(run(request, lambda: False))
+    assert isinstance(outcome, Restored), outcome
+    assert all(layer.data.shape == shape for layer in outcome.layers)
+
+
+def test_cancelled_before_the_first_tile(fake_restore):
+    seen, outcome = outcome_of(run(request_for(np.zeros((4, 4))), lambda: True))
+    assert (seen, outcome) == ([], Cancelled())
+    assert not fake_restore.calls
+
+
+def test_lazy_data_are_computed_in_the_run(fake_restore):
+    da = pytest.importorskip("dask.array")
+    computed = []
+
+    def block(part):
+        computed.append(part.shape)
+        return part + 1
+
+    lazy = da.zeros((4, 6), chunks=-1).map_blocks(block, meta=np.zeros((0, 0)))
+    request = request_for(lazy)
+    # napari has looked at a slice of its own by now.
+    computed.clear()
+    events = run(request, lambda: False)
+    assert not computed
+    outcome_of(events)
+    assert computed
+    np.testing.assert_array_equal(fake_restore.calls[0][0], np.ones((4, 6)))
+
+
+def test_unreadable_lazy_data_are_a_failure_in_words(fake_restore):
+    class Torn:
+        shape, dtype, ndim, size = (4, 4), np.dtype(float), 2, 16
+
+        def __array__(self, *args, **kwargs):
+            raise OSError("chunk 0.0 cannot be read")
+
+    request = request_for(np.zeros((4, 4)))
+    object.__setattr__(request.source, "data", Torn())
+    _, outcome = outcome_of(run(request, lambda: False))
+    assert outcome.message == "chunk 0.0 cannot be read"
+
+
+def test_wrong_setting_is_a_failure_in_words(tiny_checkpoint):
+    _, outcome = outcome_of(run(request_for(np.zeros((4, 4)), model=tiny_checkpoint, tile=-3), lambda: False))
+    assert isinstance(outcome, Failed)
+    assert "tile" in outcome.message
+    assert "-3" in outcome.message
+    assert not outcome.details
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "Choose a smaller tile"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "Choose a smaller tile"),
+        (OSError("[WinError 1114] DLL initialization failed"), "PyTorch could not be loaded"),
+        (ImportError("no torch"), "PyTorch could not be loaded (no torch)"),
+        (FileNotFoundError(2, "No such file", "a.safetensors"), "a.safetensors"),
+        (ValueError("one\n  line"), "one line"),
+        (KeyError("x"), "Unexpected KeyError: 'x'"),
+        (ZeroDivisionError(), "Unexpected ZeroDivisionError"),
+    ],
+)
+def test_errors_in_words(error, words):
+    assert words in explain(error)
+    assert "\n" not in explain(error)
