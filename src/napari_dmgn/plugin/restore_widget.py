@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image
-from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtGui import QResizeEvent, QShowEvent
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFormLayout,
-    QFrame,
     QHBoxLayout,
-    QLabel,
     QProgressBar,
     QPushButton,
-    QScrollArea,
-    QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_dmgn import zoo
+from napari_dmgn.plugin.form import FormArea, breakable, choice, combo, note, refill
 from napari_dmgn.plugin.layers import OUTPUTS, TITLES, add_layers, capture, size_warning, why_not
 from napari_dmgn.plugin.models import model_label, model_summary, models_problem
 from napari_dmgn.plugin.worker import BUSY, Cancelled, Failed, Outcome, Request, RestoreJob
@@ -66,11 +61,11 @@ class RestoreWidget(QWidget):
     # --- the form
 
     def _build(self) -> None:
-        self.layer_box = _combo("The image layer to restore. It follows the selection in the layer list.")
+        self.layer_box = combo("The image layer to restore. It follows the selection in the layer list.")
         folder = zoo.models_folder()
-        self.model_box = _combo(f"The model to use. Your own files are looked for in {folder}")
+        self.model_box = combo(f"The model to use. Your own files are looked for in {folder}")
         self.model_box.currentIndexChanged.connect(self._show_model)
-        self.model_note = _note()
+        self.model_note = note()
         self.output_boxes = {output: QCheckBox(TITLES[output].capitalize()) for output in OUTPUTS}
         for box, tip in zip(self.output_boxes.values(), _OUTPUT_TIPS, strict=True):
             box.setChecked(True)
@@ -88,7 +83,7 @@ class RestoreWidget(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.addLayout(form)
         column.addWidget(self._build_advanced())
-        self._area = _FormArea(inner)
+        self._area = FormArea(inner)
 
         layout = QVBoxLayout(self)
         layout.addWidget(self._area)
@@ -104,9 +99,9 @@ class RestoreWidget(QWidget):
         self.advanced_button.setAutoRaise(True)
         self.advanced_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.advanced_button.setArrowType(Qt.ArrowType.RightArrow)
-        self.device_box = _combo("Where to compute. Automatic takes a GPU where there is one.", DEVICES)
-        self.precision_box = _combo("Automatic takes bfloat16 where the hardware is fast at it.", PRECISIONS)
-        self.tile_box = _combo("Smaller tiles need less memory. The result is the same.", TILES)
+        self.device_box = combo("Where to compute. Automatic takes a GPU where there is one.", DEVICES)
+        self.precision_box = combo("Automatic takes bfloat16 where the hardware is fast at it.", PRECISIONS)
+        self.tile_box = combo("Smaller tiles need less memory. The result is the same.", TILES)
         self.advanced = QWidget()
         form = QFormLayout(self.advanced)
         form.setContentsMargins(12, 0, 0, 0)
@@ -134,7 +129,7 @@ class RestoreWidget(QWidget):
         buttons.addWidget(self.cancel_button, 1)
         self.progress_bar = QProgressBar()
         self.progress_bar.setVisible(False)
-        self.status = _note()
+        self.status = note()
         controls = QVBoxLayout()
         controls.addLayout(buttons)
         controls.addWidget(self.progress_bar)
@@ -151,11 +146,11 @@ class RestoreWidget(QWidget):
 
     def refresh_models(self) -> None:
         """Read the list of models anew, keeping the choice."""
-        chosen = self.model()
+        before = self.model()
         self._models = list(zoo.list_models())
-        _refill(self.model_box, [model_label(model) for model in self._models], "no model installed")
+        refill(self.model_box, [model_label(model) for model in self._models], "no model installed")
         for index, model in enumerate(self._models):
-            if chosen is not None and model.path == chosen.path:
+            if before is not None and model.path == before.path:
                 self.model_box.setCurrentIndex(index)
         self._show_model()
 
@@ -169,7 +164,7 @@ class RestoreWidget(QWidget):
         parts = [] if model is None else [model_summary(model)]
         if problem := models_problem(none=model is None):
             parts.append(problem)
-        self.model_note.setText(_breakable("\n".join(parts)))
+        self.model_note.setText(breakable("\n".join(parts)))
         self._area.updateGeometry()
 
     # --- layers
@@ -189,10 +184,10 @@ class RestoreWidget(QWidget):
         return self._viewer.layers.selection.active
 
     def _on_layers_changed(self, event: object = None) -> None:
-        chosen = self.layer()
+        before = self.layer()
         self._layers = [layer for layer in self._viewer.layers if why_not(layer) is None]
-        _refill(self.layer_box, [layer.name for layer in self._layers], "no image layer")
-        self._choose(chosen)
+        refill(self.layer_box, [layer.name for layer in self._layers], "no image layer")
+        self._choose(before)
         self._hint()
 
     def _on_active_changed(self, event: object = None) -> None:
@@ -254,9 +249,9 @@ class RestoreWidget(QWidget):
             source=capture(layer),
             task=model.task,
             model=model.path,
-            device=_chosen(self.device_box, DEVICES),
-            precision=_chosen(self.precision_box, PRECISIONS),
-            tile=_chosen(self.tile_box, TILES),
+            device=choice(self.device_box, DEVICES),
+            precision=choice(self.precision_box, PRECISIONS),
+            tile=choice(self.tile_box, TILES),
             outputs=outputs,
         )
 
@@ -328,33 +323,8 @@ class RestoreWidget(QWidget):
             job.cancel()
 
     def _say(self, text: str, *, details: str = "") -> None:
-        self.status.setText(_breakable(text))
+        self.status.setText(breakable(text))
         self.status.setToolTip(details)
-
-
-class _FormArea(QScrollArea):
-    """As high as its form where there is room, and scrolled where there is not."""
-
-    def __init__(self, form: QWidget) -> None:
-        super().__init__()
-        self.setWidgetResizable(True)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
-        self.setMinimumHeight(120)
-        self.setWidget(form)
-
-    def sizeHint(self) -> QSize:
-        """Ask for the form's height at the present width: its notes wrap."""
-        border = self.height() - self.viewport().height()
-        height = self.widget().layout().totalHeightForWidth(self.width() - border)
-        return QSize(super().sizeHint().width(), height + border)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        """Ask anew when the width has changed."""
-        super().resizeEvent(event)
-        if event.size().width() != event.oldSize().width():
-            self.updateGeometry()
 
 
 _OUTPUT_TIPS = (
@@ -362,41 +332,6 @@ _OUTPUT_TIPS = (
     "What was taken out, such as the rain streaks.",
     "Where the noise lies: 0 is clean, 1 is all noise.",
 )
-
-
-def _combo(tip: str, choices: list[Any] | None = None) -> QComboBox:
-    box = QComboBox()
-    box.setToolTip(tip)
-    # A long layer name must not widen the dock.
-    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    box.setMinimumContentsLength(12)
-    box.addItems([label for label, _ in choices or []])
-    return box
-
-
-def _chosen(box: QComboBox, choices: list[Any]) -> Any:
-    return choices[box.currentIndex()][1]
-
-
-def _refill(box: QComboBox, labels: list[str], otherwise: str) -> None:
-    blocked = box.blockSignals(True)
-    box.clear()
-    box.addItems(labels or [otherwise])
-    box.setEnabled(bool(labels))
-    box.blockSignals(blocked)
-
-
-def _note() -> QLabel:
-    label = QLabel()
-    label.setWordWrap(True)
-    label.setTextFormat(Qt.TextFormat.PlainText)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label
-
-
-def _breakable(text: str) -> str:
-    """Let long words, such as paths, break where a label wraps its lines."""
-    return re.sub(r"\S{24}(?=\S)", lambda word: f"{word.group()}\u200b", text)
 
 
 def _summary(name: str, provenance: dict[str, Any], *, gone: bool) -> str:
