@@ -26,7 +26,11 @@ missing_packages() {
         return
     fi
     for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || printf '%s ' "$package"
+        # Newer Debian and Ubuntu call some libraries NAMEt64, and apt-get knows them by the old name too.
+        case $(dpkg-query -W -f '${Status};' "$package" "${package}t64" 2>/dev/null) in
+            *"ok installed"*) ;;
+            *) printf '%s ' "$package" ;;
+        esac
     done
 }
 
