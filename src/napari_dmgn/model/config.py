@@ -16,17 +16,17 @@ class NetworkConfig:
     Equation numbers are those of Feng et al., "Deep-Masking Generative Network", IEEE TIP 2021.
     """
 
-    trunk_stride: int = 2
+    trunk_stride: int = 4
     """Factor of the pixel-unshuffle in front of the trunk (1: the trunk works at full resolution)."""
-    width: int = 32
+    width: int = 64
     """Channels of the feature head's output F, of both separated parts and of the refining cells."""
     head_levels: int = 3
     """Levels of the learned hypercolumn, each at half the resolution of the one before."""
-    branch_widths: tuple[int, ...] = (32, 64, 128)
+    branch_widths: tuple[int, ...] = (64, 96)
     """Channels of a branch from its finest to its coarsest level; one stride-2 step between two."""
-    bottleneck_cells: int = 4
+    bottleneck_cells: int = 6
     """Deep-masking cells at the coarsest level of a branch."""
-    refine_dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 1)
+    refine_dilations: tuple[int, ...] = (1, 2, 4, 1)
     """One refining cell per entry: the dilation of its two 3x3 convolutions."""
     mask_alpha: float = 0.4
     """Alpha of Eq. 10, the weight of the background distribution map in the refining cells' masks."""

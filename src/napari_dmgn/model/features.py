@@ -38,7 +38,7 @@ class LearnedHead(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map a (N, in_channels, h, w) image to (N, channels, h, w) features, >= 0."""
-        level = torch.relu_(self.stem(image))
+        level = torch.relu_(self.stem(2 * image - 1))  # the zeros of the padding become mid-grey
         levels = [level]
         for down in self.down:
             level = torch.relu_(down(level))  # half the resolution

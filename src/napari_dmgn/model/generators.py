@@ -10,6 +10,11 @@ from napari_dmgn.model.features import enlarge
 
 __all__ = ["Branch", "Refiner"]
 
+# Residuals and noise are small beside the features, which are all >= 0: without this factor one
+# step of Adam, equal for all weights of the last layer, shifts the whole image more than the noise
+# is strong, and training stays on a plateau.
+OUTPUT_SCALE = 0.1
+
 
 class Branch(nn.Module):
     """G_b or G_r of Eq. 1: deep-masking cells along a U with skip connections.
@@ -74,7 +79,7 @@ class Branch(nn.Module):
             x = enlarge(self.narrow[i](x))  # twice the resolution
             x = x + skips[i] if self.merge is None else torch.relu_(self.merge[i](torch.cat([x, skips[i]], dim=1)))
             x = _run(self.up_cells[i], x, masks)
-        image: Tensor = self.out(x)
+        image: Tensor = self.out(x) * OUTPUT_SCALE
         return image
 
 
@@ -145,4 +150,4 @@ class Refiner(nn.Module):
             x, mask = cell(x, background_map=background_map, weight=weight)
             if masks is not None:
                 masks.append(mask)
-        return torch.tanh(self.out(torch.relu_(self.hidden(x))))
+        return torch.tanh(self.out(torch.relu_(self.hidden(x))) * OUTPUT_SCALE)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_dmgn.model.blocks import ChannelAttention, SpatialAttention
+from napari_dmgn.model.blocks import ChannelAttention, DeepMaskingCell, SpatialAttention
 from napari_dmgn.model.config import NetworkConfig
 from napari_dmgn.model.features import LearnedHead
 from napari_dmgn.model.generators import Branch, Refiner
@@ -113,9 +113,15 @@ class DMGN(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        # Every cell adds a term >= 0: at full size, a dozen of them would drown the features and
+        # saturate the masks before training starts.
+        for module in self.modules():
+            if isinstance(module, DeepMaskingCell):
+                with torch.no_grad():
+                    module.conv2.weight.mul_(0.1)
         # Near-zero residuals at the start: the untrained network returns its input and no noise.
         for last in (self.background_branch.out, self.noise_branch.out, self.refiner.out):
-            nn.init.normal_(last.weight, std=1e-3)
+            nn.init.normal_(last.weight, std=1e-2)
 
     def place(self, device: torch.device | str) -> DMGN:
         """Move the network to a device, in the memory format that convolutions are fastest in."""
