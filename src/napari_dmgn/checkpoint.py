@@ -106,7 +106,7 @@ def _header(
     tensors: dict[str, tuple[str, tuple[int, ...]]],
     size: int,
 ) -> Header:
-    found = metadata.get("format")
+    found = metadata.get("format") if isinstance(metadata, dict) else None
     if found != FORMAT:
         raise CheckpointError(f"{path} is no napari-dmgn model: its format is {found!r}, wanted {FORMAT!r}")
     if set(metadata) != set(_FIELDS):

@@ -1,0 +1,80 @@
+"""The network's numbers check themselves and survive the way through JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from napari_dmgn.model.config import PRESETS, NetworkConfig
+
+
+def test_round_trip_through_json_keeps_every_setting():
+    changed = NetworkConfig(
+        trunk_stride=1,
+        width=48,
+        head_levels=2,
+        branch_widths=[16, 24],
+        bottleneck_cells=3,
+        refine_dilations=[1, 3],
+        mask_alpha=0.25,
+        mask_decay=1,
+        attention_reduction=8,
+        mask_reduction=1,
+        attention_convolutions=2,
+        refine_kernel=3,
+        skip="concat",
+    )
+    default = NetworkConfig()
+    for name, value in changed.to_dict().items():
+        assert value != default.to_dict()[name], f"{name} is not tested"
+    for config in (changed, *PRESETS.values()):
+        again = NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+        assert again == config
+        assert hash(again) == hash(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("trunk_stride", [0, -2, 1.5, "2", None, True]),
+        ("width", [0, 32.0, "x", None, False]),
+        ("head_levels", [0, None]),
+        ("bottleneck_cells", [0, 2.5]),
+        ("mask_reduction", [0, 0.5]),
+        ("attention_convolutions", [0, "two"]),
+        ("branch_widths", [(), (0,), (8, 1.5), "88", 8, None]),
+        ("refine_dilations", [(), (1, 0), ("1",), 3, None]),
+        ("mask_alpha", [-0.1, 1.1, float("nan"), "x", None]),
+        ("mask_decay", [-0.1, 2, float("nan"), None]),
+        ("attention_reduction", [0, 33, 1.5, None]),
+        ("refine_kernel", [0, 2, 5, "3"]),
+        ("skip", ["", "sum", None, 1]),
+    ],
+)
+def test_each_wrong_value_is_refused_by_name(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"network setting {name} is .*; wanted "):
+            NetworkConfig(**{name: value})
+
+
+def test_unknown_settings_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"unknown network settings \['depth', 'widht'\]; known are"):
+        NetworkConfig.from_dict({"widht": 8, "width": 8, "depth": 3})
+
+
+def test_stride_is_the_least_common_grid():
+    """Every grid inside divides `stride`: the branch's, the head's and the attention's."""
+    for trunk in (1, 2, 3):
+        for levels in range(1, 6):
+            for depth in range(1, 6):
+                config = NetworkConfig(trunk_stride=trunk, head_levels=levels, branch_widths=(32,) * depth)
+                grids = [trunk * g for g in (4, 2 ** (levels - 1), 2 ** (depth - 1))]
+                assert config.stride == max(grids)
+                assert all(config.stride % g == 0 for g in grids)
+                assert config.receptive_radius % config.stride == 0
+
+
+def test_settings_and_blank_model_package_need_no_torch():
+    code = "import sys; from napari_dmgn.model.config import PRESETS; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

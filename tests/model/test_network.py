@@ -1,0 +1,212 @@
+"""Laws of the assembled network."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from napari_dmgn.model.config import PRESETS, NetworkConfig
+from napari_dmgn.model.network import DMGN
+
+IMAGES = ("background", "coarse", "noise", "noise_map")
+
+
+def build(config: NetworkConfig, seed: int = 1) -> DMGN:
+    """A network whose last layers count: the product starts near the identity."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = DMGN(config)
+        for last in (network.background_branch.out, network.noise_branch.out, network.refiner.out):
+            torch.nn.init.normal_(last.weight, std=0.05)
+    return network
+
+
+def images(n: int, h: int, w: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand((n, 3, h, w), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def tiny_config(tiny_network):
+    return tiny_network.config
+
+
+@pytest.fixture(scope="module")
+def variants(tiny_config):
+    """Networks that take every branch of the assembly."""
+    changes = [
+        {},
+        {"trunk_stride": 1, "skip": "concat", "refine_kernel": 3, "attention_convolutions": 2},
+        {"trunk_stride": 4, "head_levels": 4, "branch_widths": (12,), "mask_reduction": 1},
+    ]
+    return [build(NetworkConfig(**{**tiny_config.to_dict(), **change})).eval() for change in changes]
+
+
+@torch.inference_mode()
+def test_images_of_a_batch_do_not_see_each_other(variants):
+    for network in (*variants, build(PRESETS["compact"]).eval()):
+        a, b = images(1, 40, 24, seed=1), 1 - images(1, 40, 24, seed=2) ** 3
+        together = network(torch.cat([a, b]), masks=True)
+        for index, alone in enumerate((network(a, masks=True), network(b, masks=True))):
+            for name in IMAGES:
+                found = getattr(together, name)[index : index + 1]
+                torch.testing.assert_close(found, getattr(alone, name), atol=1e-5, rtol=0)
+            for name, mask in alone.masks.items():
+                torch.testing.assert_close(together.masks[name][index : index + 1], mask, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_any_size_is_the_padded_image_cropped(tiny_network):
+    stride = tiny_network.config.stride
+    for h, w in product(range(1, 21), repeat=2):
+        image = images(1, h, w)
+        padded = np.pad(image.numpy(), [(0, 0), (0, 0), (0, -h % stride), (0, -w % stride)], mode="edge")
+        out, whole = tiny_network(image), tiny_network(torch.from_numpy(padded))
+        for name in IMAGES:
+            found = getattr(out, name)
+            assert found.shape == (1, 1 if name == "noise_map" else 3, h, w)
+            torch.testing.assert_close(found, getattr(whole, name)[..., :h, :w])
+
+
+@torch.inference_mode()
+def test_maps_and_masks_lie_between_zero_and_one(variants):
+    for network in variants:
+        bright = images(2, 32, 32) * 40 - 20  # far outside what it was made for
+        out = network(bright, masks=True)
+        for values in (out.noise_map, *out.masks.values()):
+            assert 0 <= values.min() <= values.max() <= 1
+        assert out.noise_map.std() > 0
+        assert all(mask.std() > 0 for mask in out.masks.values())
+
+
+@torch.inference_mode()
+def test_masks_are_named_by_part_and_order_and_change_nothing(variants):
+    for network in variants:
+        image, config = images(1, 32, 48), network.config
+        plain, kept = network(image), network(image, masks=True)
+        assert plain.masks == {}
+        for name in IMAGES:
+            assert torch.equal(getattr(plain, name), getattr(kept, name))
+        levels = len(config.branch_widths)
+        cells = 2 * (levels - 1) + config.bottleneck_cells
+        wanted = [f"{part}/{i}" for part in ("background", "noise") for i in range(1, cells + 1)]
+        wanted += [f"refine/{i}" for i in range(1, len(config.refine_dilations) + 1)]
+        assert list(kept.masks) == wanted
+
+
+@pytest.mark.parametrize("preset", ["tiny", *PRESETS])
+def test_one_backward_pass_reaches_every_parameter(preset, tiny_config):
+    for seed in (1, 2):
+        network = build(tiny_config if preset == "tiny" else PRESETS[preset], seed)
+        out = network(images(2, 32, 32))
+        random = torch.Generator().manual_seed(3)
+        loss = sum((getattr(out, n) * torch.randn(getattr(out, n).shape, generator=random)).sum() for n in IMAGES)
+        loss.backward()
+        dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+        assert dead == []
+
+
+def test_background_alone_trains_everything(tiny_config):
+    """The paper has no loss of the map and ours of the noise are small: B must reach all of it."""
+    network = build(tiny_config)
+    (network(images(2, 32, 32)).background - 0.5).square().sum().backward()
+    dead = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert dead == []
+
+
+@torch.inference_mode()
+def test_untrained_network_nearly_returns_its_input():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = DMGN(PRESETS["compact"]).eval()
+    image = images(1, 64, 64)
+    out = network(image)
+    for restored in (out.background, out.coarse):
+        torch.testing.assert_close(restored, image, atol=0.1, rtol=0)
+    assert out.noise.abs().max() < 0.1
+
+
+@torch.inference_mode()
+def test_forward_is_the_papers_equations_step_by_step(variants):
+    for network in variants:
+        image = images(2, 32, 64)
+        x = F.pixel_unshuffle(image, network.config.trunk_stride)
+        features = network.head(x)
+        attention = torch.sigmoid(network.separator(features))
+        f_b = features * attention  # Eq. 2
+        f_r = features - f_b
+        coarse, noise = x + network.background_branch(f_b), network.noise_branch(f_r)  # Eq. 1
+        f_noise = network.head(noise)
+
+        def aca(f, network=network):  # Eq. 7-8
+            means = network.channel_attention.response(f).mean(dim=(2, 3))
+            return network.channel_attention.gains(means) * f
+
+        source = torch.cat([aca(f_b), -aca(f_noise), network.head(coarse)], dim=1)  # Eq. 6
+        a_r = torch.sigmoid(network.noise_attention(torch.cat([features, f_noise], dim=1)))  # Eq. 9
+        background = x + network.refiner(source, 1 - a_r.mean(dim=1, keepdim=True))  # Eq. 3, 10
+        out = network(image)
+        wanted = {"background": background, "coarse": coarse, "noise": noise, "noise_map": a_r}
+        for name, value in wanted.items():
+            full = F.pixel_shuffle(value, network.config.trunk_stride)
+            torch.testing.assert_close(getattr(out, name), full, atol=1e-5, rtol=1e-4)
+
+
+def reach(network: DMGN, length: int, axis: int) -> int:
+    """Farthest pixel along an axis whose value some output at the centre depends on, gains fixed."""
+    stride = network.config.stride
+    shape = (length, stride) if axis == 0 else (stride, length)
+    image = images(1, *shape).double().requires_grad_(True)
+    separated = network.separate(image)
+    gains = network.attention(network.responses(separated).double().mean(dim=(2, 3)))
+    out = network.refine(separated, tuple(g.detach() for g in gains))
+    farthest = 0
+    for centre in range(length // 2 - stride // 2, length // 2 + stride // 2):
+        total = sum(getattr(out, name).select(axis + 2, centre).sum() for name in IMAGES)
+        (gradient,) = torch.autograd.grad(total, image, retain_graph=True)
+        seen = gradient.abs().sum(dim=(0, 1, 3 - axis)).nonzero()
+        farthest = max(farthest, centre - int(seen.min()), int(seen.max()) - centre)
+    return farthest
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_receptive_radius_bounds_what_is_measured_and_is_not_far_above(axis, variants):
+    for network in (*variants, build(PRESETS["compact"])):
+        radius = network.config.receptive_radius
+        found = reach(network.double(), 2 * radius + 4 * network.config.stride, axis)
+        network.float()
+        assert found <= radius
+        assert radius <= 1.6 * found + network.config.stride
+
+
+def test_compact_is_small_and_fast_enough():
+    with torch.device("meta"):
+        network = DMGN(PRESETS["compact"])
+        image = torch.empty(1, 3, 256, 256)
+    assert sum(p.numel() for p in network.parameters()) <= 4e6
+    with FlopCounterMode(display=False) as counter:
+        network(image)
+    assert counter.get_total_flops() / 2 <= 12e9  # a multiplication and an addition are one MAC
+    assert counter.get_total_flops() / 2 >= 1e9  # the counter did see the network
+
+
+def test_a_step_of_every_size_of_batch_leaves_the_input_alone(tiny_config):
+    network = build(tiny_config)
+    for n, h, w in ((1, 8, 8), (3, 5, 16), (2, 16, 9)):
+        image = images(n, h, w)
+        kept = image.clone()
+        network(image).background.sum().backward()
+        assert torch.equal(image, kept)
+
+
+@torch.inference_mode()
+def test_placing_changes_the_memory_format_only(tiny_config):
+    network = build(tiny_config).eval()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    image = images(1, 24, 24)
+    out = network(image).background
+    assert network.place("cpu") is network
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    torch.testing.assert_close(network(image).background, out, atol=1e-6, rtol=0)
