@@ -35,8 +35,8 @@ def find_pictures(folder: str | Path) -> list[Path]:
 def split_pictures(paths: Sequence[Path], validation: int) -> tuple[list[Path], list[Path]]:
     """Split pictures into training and validation by their names' hashes.
 
-    The split depends on the names alone: neither their order nor added pictures move a picture of
-    one part into the other, unless the number of validation pictures has to change.
+    The split depends on the names alone, not on their order. An added picture may take the place of
+    one held out, but never brings a picture of the training into the validation.
 
     Raises
     ------
@@ -75,6 +75,8 @@ class PicturePool:
         for path in self.paths:
             try:
                 with Image.open(path) as opened:
+                    if opened.mode.startswith(("I", "F")):  # Pillow would cut these off at 255
+                        raise ValueError(f"picture {path} has pixels of mode {opened.mode}; wanted 8 bits a channel")
                     pixels = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
             except OSError as error:
                 raise ValueError(f"cannot read picture {path}: {error}") from error

@@ -53,7 +53,7 @@ class Mixture:
     """
 
     def __init__(self, parts: Mapping[str, Degradation], weights: Sequence[float]) -> None:
-        if len(parts) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
+        if len(parts) != len(weights) or not all(w >= 0 for w in weights) or sum(weights) <= 0:
             raise ValueError(f"mixture weights are {list(weights)}; wanted {len(parts)} numbers >= 0, not all zero")
         self.parts = dict(parts)
         self.weights = torch.tensor(list(weights), dtype=torch.float64)
@@ -61,7 +61,8 @@ class Mixture:
     def __call__(self, background: Tensor, generator: Generator) -> TensorPair:
         """Degrade each image by a part drawn for it; `parameters["part"]` holds the part's index."""
         n = len(background)
-        part = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        weights = self.weights.to(generator.device)
+        part = torch.multinomial(weights, n, replacement=True, generator=generator).to(background.device)
         image, noise = background.clone(), torch.zeros_like(background)
         for i, degrade in enumerate(self.parts.values()):
             chosen = part == i

@@ -109,8 +109,7 @@ def compose_rain(background: Tensor, streaks: Tensor, screen: Tensor) -> TensorP
         S.
     screen : (N,) float tensor in [0, 1]
     """
-    screen = screen[:, None, None, None]
-    noise = (streaks * (1 - screen * background)).clamp(0, 1)
+    noise = (streaks * (1 - screen[:, None, None, None] * background)).clamp(0, 1)
     return TensorPair(
         input=(background + noise).clamp(0, 1),
         background=background,
