@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_dmgn.model.network import NetworkOutput
 
-__all__ = ["LossWeights", "noise_map_target", "restoration_loss"]
+__all__ = ["LossWeights", "charbonnier", "noise_map_target", "restoration_loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def noise_map_target(noise: Tensor, scale: float) -> Tensor:
 
 
 def restoration_loss(
-    output: NetworkOutput, background: Tensor, noise: Tensor, weights: LossWeights
+    output: NetworkOutput, background: Tensor, noise: Tensor, weights: LossWeights, *, epsilon: float = 0.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compare a network's output with the layers that its input was made of.
 
@@ -69,6 +69,8 @@ def restoration_loss(
     background, noise : (N, 3, H, W) float tensors in [0, 1]
         The layers wanted.
     weights : LossWeights
+    epsilon : float
+        See `charbonnier`; 0 is the paper's L1.
 
     Returns
     -------
@@ -77,17 +79,30 @@ def restoration_loss(
         Each term before its weight.
     """
     compute: dict[str, Callable[[], Tensor]] = {
-        "background": lambda: F.l1_loss(output.background.float(), background),
+        "background": lambda: charbonnier(output.background.float(), background, epsilon),
         "background_fft": lambda: _fft_l1(output.background.float(), background),
-        "coarse": lambda: F.l1_loss(output.coarse.float(), background),
-        "noise": lambda: F.l1_loss(output.noise.float(), noise),
-        "noise_map": lambda: F.l1_loss(output.noise_map.float(), noise_map_target(noise, weights.noise_map_scale)),
+        "coarse": lambda: charbonnier(output.coarse.float(), background, epsilon),
+        "noise": lambda: charbonnier(output.noise.float(), noise, epsilon),
+        "noise_map": lambda: charbonnier(
+            output.noise_map.float(), noise_map_target(noise, weights.noise_map_scale), epsilon
+        ),
     }
     terms = {name: f() for name, f in compute.items() if getattr(weights, name) > 0}
     if not terms:
         raise ValueError("every loss weight is 0; wanted at least one above 0")
     total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
     return total, {name: term.detach() for name, term in terms.items()}
+
+
+def charbonnier(a: Tensor, b: Tensor, epsilon: float) -> Tensor:
+    """Return the mean of sqrt(d**2 + epsilon**2) - epsilon: L1 far above epsilon, squares below.
+
+    Under uncertainty L1 is least at the median, which for noise that covers less than half of the
+    pixels is no noise at all; squares are least at the mean.
+    """
+    if epsilon == 0:
+        return F.l1_loss(a, b)
+    return torch.sqrt((a - b) ** 2 + epsilon**2).mean() - epsilon
 
 
 def _fft_l1(a: Tensor, b: Tensor) -> Tensor:

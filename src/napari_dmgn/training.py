@@ -62,6 +62,9 @@ class TrainConfig:
     """Weights of the mixture: light, heavy, none."""
     losses: Mapping[str, float] = field(default_factory=dict)
     """Loss weights that differ from the default."""
+    charbonnier: tuple[float, float] = (0.2, 0.01)
+    """Differences below this are squared in the losses, larger ones absolute: at the start of
+    training, and from its middle on. Starting wide finds sparse noise, ending narrow keeps detail."""
     start: str | None = None
     """Model file to start from, of the same network; None starts from random weights."""
     steps: int = 10_000
@@ -100,7 +103,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every setting before any work."""
         object.__setattr__(self, "phases", _rows("phases", self.phases))
-        object.__setattr__(self, "betas", _rows("betas", [self.betas])[0])
+        for name in ("betas", "charbonnier"):
+            object.__setattr__(self, name, _rows(name, [getattr(self, name)])[0])
         if self.task != "rain":
             raise ValueError(f"cannot train task {self.task!r} yet; wanted 'rain'")
         if self.preset not in PRESETS:
@@ -133,6 +137,8 @@ class TrainConfig:
             good = all(_is_number(v) and 0 <= v < 1 for v in values)
             _check(name, getattr(self, name), good, "in [0, 1)")
         _check("betas", self.betas, len(self.betas) == 2, "two numbers")
+        good = len(self.charbonnier) == 2 and all(_is_number(v) and v > 0 for v in self.charbonnier)
+        _check("charbonnier", self.charbonnier, good, "two numbers above 0")
         for row in self.phases:
             good = len(row) == 3 and _is_number(row[0]) and all(_is_whole(v) and v >= 1 for v in row[1:])
             _check("phases", self.phases, good, "rows of (share of the steps, crop size, batch size)")
@@ -280,6 +286,11 @@ class _Run:
         crop, batch = next((crop, batch) for end, crop, batch in c.phases if share < end)
         return rate, crop, batch
 
+    def epsilon(self, step: int) -> float:
+        """Return the width of the losses' squares at a step: falls geometrically over the first half."""
+        start, end = self.config.charbonnier
+        return float(start * (end / start) ** min(1.0, 2 * step / self.config.steps))
+
     def pair(self, pool: PicturePool, crop: int, batch: int) -> TensorPair:
         """Make the current step's pairs: crops on the CPU, the degradation on the device."""
         seed = self.config.seed * _STEP_SEEDS + self.step
@@ -296,7 +307,9 @@ class _Run:
             group["lr"] = rate
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.network(pair.input)
-        loss, terms = restoration_loss(output, pair.background, pair.noise, self.config.loss_weights())
+        loss, terms = restoration_loss(
+            output, pair.background, pair.noise, self.config.loss_weights(), epsilon=self.epsilon(self.step)
+        )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
