@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from napari_dmgn.api import Restoration, RestoreEvent
-from napari_dmgn.zoo import TASKS
+import numpy as np
+import numpy.typing as npt
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+from napari_dmgn.api import Restoration, RestoreEvent
+from napari_dmgn.files import IMAGE_SUFFIXES
+from napari_dmgn.images import saturate
+from napari_dmgn.zoo import TASKS
 
 
 class UsageError(ValueError):
@@ -103,7 +106,7 @@ def _whole_number(text: str, *, least: int, others: str = "") -> int:
 
 
 def input_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the image files that the paths name; a folder names those directly inside it."""
+    """Return the image files that the paths name, each once; a folder names those directly inside it."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -117,7 +120,7 @@ def input_files(paths: Iterable[Path]) -> list[Path]:
             raise UsageError(f"cannot read {str(path)!r}: expected one of {', '.join(IMAGE_SUFFIXES)}")
         else:
             files.append(path)
-    return files
+    return list(dict.fromkeys(files))
 
 
 def result_suffix(path: Path) -> str:
@@ -178,6 +181,14 @@ def run_restore(label: str, image: Any, **arguments: Any) -> Restoration:
         return restore(image, progress=bar, **arguments)
     finally:
         bar.close()
+
+
+def unit_to_dtype(array: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
+    """Return an array of [0, 1] with 1 at a whole-number type's greatest value; floats stay."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    return saturate(array.astype(np.float64) * np.iinfo(dtype).max, dtype)[0]
 
 
 def print_json(value: object) -> None:
