@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from napari_dmgn.model.reach import receptive_radius
+
 __all__ = ["PRESETS", "NetworkConfig"]
 
 
@@ -54,7 +56,7 @@ class NetworkConfig:
             "mask_reduction",
             "attention_convolutions",
         ):
-            _check(name, getattr(self, name), lambda v: _is_count(v), "an integer of at least 1")
+            _check(name, getattr(self, name), _is_count, "an integer of at least 1")
         for name in ("branch_widths", "refine_dilations"):
             _check(
                 name,
@@ -88,30 +90,9 @@ class NetworkConfig:
     def receptive_radius(self) -> int:
         """Input pixels on each side of an output pixel that can influence it, rounded up to `stride`.
 
-        Worked out by adding every convolution's reach along the longest path; the attention's
-        averages, which see the whole image by design, are not counted.
+        The attention's averages, which see the whole image by design, are not counted.
         """
-        head = 1.0  # both the first and the last convolution of the head work at the trunk's grid
-        scale = 1.0
-        for _ in range(self.head_levels - 1):
-            head += scale  # the stride-2 convolution reads one position of the finer grid each side
-            scale *= 2
-        head += 2 * scale + 1  # the merge's enlargement (one coarse position, twice) and last conv
-        separator = 2.0
-        branch, scale = 2.0, 1.0
-        for _ in self.branch_widths[1:]:
-            branch += scale  # stride-2 convolution
-            scale *= 2
-            branch += 2 * scale  # the cell after it
-        branch += 2 * scale * (self.bottleneck_cells - 1)
-        for _ in self.branch_widths[1:]:
-            branch += 2 * scale  # enlargement
-            scale /= 2
-            branch += 3 * scale  # the merging convolution and a cell
-        branch += 1  # output convolution
-        refine = 1.0 + 2.0 * sum(self.refine_dilations)
-        radius = (head + separator + branch + head + refine + 2) * self.trunk_stride
-        return int(-(-radius // self.stride) * self.stride)
+        return -(-receptive_radius(self) // self.stride) * self.stride
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
