@@ -217,6 +217,14 @@ def test_tensors_that_do_not_fit_the_network_are_refused(good, tmp_path):
             refused(path, message)
 
 
+def test_settings_of_a_network_of_terabytes_are_refused(good, tmp_path):
+    tensors, metadata = good
+    path = tmp_path / "model.safetensors"
+    config = {**json.loads(metadata["config"]), "width": 1_000_000}
+    save_file(tensors, path, {**metadata, "config": json.dumps(config)})
+    refused(path, "has shape .*, wanted|lacks")
+
+
 def test_overlapping_tensors_are_refused(tiny_checkpoint, tmp_path):
     content = tiny_checkpoint.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]

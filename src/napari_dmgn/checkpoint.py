@@ -146,7 +146,7 @@ def load(path: str | Path) -> Model:
         tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten: leave no trace
+    with torch.device("meta"):  # no memory yet: the settings may be those of a network of terabytes
         network = DMGN(header.config)
     wanted = network.state_dict()
     if missing := sorted(set(wanted) - set(tensors)):
@@ -160,7 +160,7 @@ def load(path: str | Path) -> Model:
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} holds values that are not finite")
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     metadata = Metadata(
         name=str(header.card.get("name", path.stem)),
         task=header.task,
