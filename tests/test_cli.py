@@ -347,6 +347,23 @@ def test_results_have_the_type_and_size_of_the_input(name, tmp_path, model, out)
     assert len(list(out.iterdir())) == 3
 
 
+def test_ome_tiffs_stay_ome_tiffs(tmp_path, model, out):
+    import tifffile
+
+    source = tmp_path / "cells.ome.tif"
+    sizes = {"PhysicalSizeX": "0.25", "PhysicalSizeXUnit": "µm"}
+    image = np.random.default_rng(8).integers(0, 4000, (2, 9, 12), dtype=np.uint16)
+    tifffile.imwrite(source, image, ome=True, metadata={"axes": "ZYX", **sizes}, photometric="minisblack")
+    assert main(["restore", str(source), "-o", str(out), "--masks", *model]) == 0
+    names = {path.name for path in out.iterdir() if "mask_" not in path.name}
+    assert names == {f"cells_{part}.ome.tif" for part in PARTS}
+    assert (out / "cells_mask_refine-1.tif").is_file()
+    for name in names:
+        written = read_image(out / name)
+        assert written.axes == "ZYX"
+        assert sizes.items() <= written.metadata["ome"].items()
+
+
 def test_dtype_option(picture, model, out):
     assert main(["restore", str(picture), "-o", str(out), "--dtype", "uint16", *model]) == 0
     assert {array.dtype for array in restored(out, "rainy", ".png").values()} == {np.dtype(np.uint16)}

@@ -123,9 +123,14 @@ def input_files(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def result_suffix(path: Path) -> str:
-    """Return the suffix of a result: the input's own, except that JPEG becomes PNG and loses nothing more."""
-    return ".png" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix
+def result_path(folder: Path, source: Path, part: str) -> Path:
+    """Return a result's file: of the input's kind, except that JPEG becomes PNG and loses nothing more."""
+    stem, suffix = source.stem, source.suffix
+    if suffix.lower() in (".jpg", ".jpeg"):
+        suffix = ".png"
+    if stem.lower().endswith(".ome"):  # many readers know OME-TIFF by its double suffix
+        stem, suffix = stem[:-4], stem[-4:] + suffix
+    return folder / f"{stem}_{part}{suffix}"
 
 
 def check_results(

@@ -20,7 +20,7 @@ from napari_dmgn.cli.common import (
     model_arguments,
     one_line,
     print_json,
-    result_suffix,
+    result_path,
     run_restore,
     unit_to_dtype,
 )
@@ -147,16 +147,16 @@ def _arrays(restoration: Restoration, paths: dict[str, Path]) -> Iterator[tuple[
 
 def _mask_paths(restoration: Restoration, paths: dict[str, Path]) -> dict[str, Path]:
     path = paths["background"]
-    stem = path.stem.removesuffix("_background")
+    stem = path.name.rpartition("_background")[0]
     names = restoration.masks or {}
     return {f"mask_{name}": path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif") for name in names}
 
 
 def _result_paths(source: Path, args: argparse.Namespace) -> dict[str, Path]:
-    suffix = result_suffix(source)
-    if suffix.lower() == ".png" and args.dtype == "float32":
+    paths = {part: result_path(args.output, source, part) for part in _PARTS}
+    if paths["background"].suffix.lower() == ".png" and args.dtype == "float32":
         raise UsageError(f"PNG holds no {args.dtype}, which --dtype asks for the results of {str(source)!r}")
-    return {part: args.output / f"{source.stem}_{part}{suffix}" for part in _PARTS}
+    return paths
 
 
 def _intensity_range(text: str) -> str | tuple[float, float]:

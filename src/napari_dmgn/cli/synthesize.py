@@ -12,7 +12,7 @@ from napari_dmgn.cli.common import (
     check_results,
     input_files,
     print_json,
-    result_suffix,
+    result_path,
 )
 from napari_dmgn.files import read_image, write_image
 from napari_dmgn.zoo import TASKS
@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
     sources = input_files(args.inputs)
     check_folder(args.output)
     results = {
-        source: {part: args.output / f"{source.stem}_{part}{result_suffix(source)}" for part in _PARTS}
-        for source in sources
+        source: {part: result_path(args.output, source, part) for part in _PARTS} for source in sources
     }
     check_results(
         ((source, paths.values()) for source, paths in results.items()),
