@@ -232,16 +232,28 @@ def test_no_result_replaces_an_input(picture, model, capsys):
     assert clash.read_bytes() == picture.read_bytes()
 
 
-def test_failure_while_writing_leaves_none_of_the_results(picture, model, out, monkeypatch, capsys):
-    def fails_at_the_map(path, array, **arguments):
-        if "noise_map" in path.name:
-            raise OSError(28, "No space left on device", str(path))
-        write_image(path, array, **arguments)
+def fails_at_the_map(path, array, **arguments):
+    if "noise_map" in path.name:
+        raise OSError(28, "No space left on device", str(path))
+    write_image(path, array, **arguments)
 
+
+def test_failure_while_writing_leaves_none_of_the_results(picture, model, out, monkeypatch, capsys):
     monkeypatch.setattr(restore, "write_image", fails_at_the_map)
     assert main(["restore", str(picture), "-o", str(out), *model]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not any(out.iterdir())
+
+
+def test_failure_while_replacing_keeps_all_earlier_results(picture, model, out, monkeypatch):
+    arguments = ["restore", str(picture), "-o", str(out), *model]
+    assert main(arguments) == 0
+    for path in out.iterdir():
+        path.write_bytes(b"earlier")
+    before = snapshot(out)
+    monkeypatch.setattr(restore, "write_image", fails_at_the_map)
+    assert main([*arguments, "--overwrite"]) == 1
+    assert snapshot(out) == before
 
 
 def test_one_broken_file_among_good_ones(picture, model, out, capsys):

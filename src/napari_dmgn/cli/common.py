@@ -3,7 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,16 @@ def check_folder(path: Path) -> None:
     """Refuse, before any work, an output folder that is a file."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{str(path)!r} is a file; a folder is wanted for the results")
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Give a folder for new files; they move to `folder`, made if missing, once all are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".napari-dmgn-", dir=folder) as temporary:
+        yield Path(temporary)
+        for path in Path(temporary).iterdir():
+            path.replace(folder / path.name)
 
 
 class Bar:

@@ -23,6 +23,7 @@ from napari_dmgn.cli.common import (
     result_path,
     run_restore,
     unit_to_dtype,
+    written_together,
 )
 from napari_dmgn.files import ImageFile, read_image, write_image
 from napari_dmgn.images import saturate
@@ -121,28 +122,22 @@ def _write(
     masks = _mask_paths(restoration, paths)
     # Which masks there are, only the network knows.
     check_results([(paths["background"], masks.values())], inputs=[], overwrite=overwrite)
-    paths["background"].parent.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Path] = {}
-    try:
-        for path, name, array in _arrays(restoration, paths | masks):
+    paths = paths | masks
+    with written_together(paths["background"].parent) as folder:
+        for name, array in _arrays(restoration):
             # Only colours are an axis that the map lacks, unless each of them was restored alone.
             rgb = array.ndim > restoration.noise_map.ndim or bool(image.rgb and array.ndim == image.array.ndim)
-            write_image(path, array, like=image, rgb=rgb)
-            written[name] = path
-    except BaseException:
-        for path in written.values():
-            path.unlink()
-        raise
-    return written
+            write_image(folder / paths[name].name, array, like=image, rgb=rgb)
+    return paths
 
 
-def _arrays(restoration: Restoration, paths: dict[str, Path]) -> Iterator[tuple[Path, str, np.ndarray]]:
+def _arrays(restoration: Restoration) -> Iterator[tuple[str, np.ndarray]]:
     dtype = restoration.background.dtype
-    yield paths["background"], "background", restoration.background
-    yield paths["noise"], "noise", saturate(restoration.noise, dtype)[0]
-    yield paths["noise_map"], "noise_map", unit_to_dtype(restoration.noise_map, dtype)
+    yield "background", restoration.background
+    yield "noise", saturate(restoration.noise, dtype)[0]
+    yield "noise_map", unit_to_dtype(restoration.noise_map, dtype)
     for name, mask in (restoration.masks or {}).items():
-        yield paths[f"mask_{name}"], f"mask_{name}", mask
+        yield f"mask_{name}", mask
 
 
 def _mask_paths(restoration: Restoration, paths: dict[str, Path]) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from napari_dmgn.cli.common import (
     input_files,
     print_json,
     result_path,
+    written_together,
 )
 from napari_dmgn.files import read_image, write_image
 from napari_dmgn.zoo import TASKS
@@ -54,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     for seed, source in enumerate(sources, start=args.seed):
         image = read_image(source)
         pair = synthesize(image.array, task=args.task, seed=seed, strength=args.strength)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for part, path in results[source].items():
-            write_image(path, np.asarray(getattr(pair, part)), like=image)
+        with written_together(args.output) as folder:
+            for part, path in results[source].items():
+                write_image(folder / path.name, np.asarray(getattr(pair, part)), like=image)
         reports.append(
             {"input": source, "seed": seed, "outputs": results[source], "parameters": pair.parameters}
         )
