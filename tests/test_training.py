@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import napari_dmgn
 from napari_dmgn import checkpoint
@@ -23,6 +26,7 @@ from napari_dmgn.data import PicturePool, find_pictures, split_pictures
 from napari_dmgn.losses import restoration_loss
 from napari_dmgn.model.config import PRESETS
 from napari_dmgn.training import TrainConfig, iter_train, loop, train, validation
+from napari_dmgn.training import card as card_module
 from napari_dmgn.training import run as run_module
 
 NETWORK = {
@@ -71,8 +75,6 @@ def settings(pictures: Path, run: Path, **changes) -> TrainConfig:
 
 def bits(path: Path) -> dict[str, bytes]:
     """Every tensor of a safetensors file, byte for byte."""
-    from safetensors.torch import load_file
-
     return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
 
 
@@ -251,8 +253,8 @@ def test_one_fixed_pair_is_overfitted(pictures, tmp_path):
     config = settings(
         pictures,
         tmp_path,
-        steps=80,
-        learning_rate=8e-3,
+        steps=200,
+        learning_rate=5e-3,
         degradation={"light": 1, "heavy": 0, "none": 0},
         network={**NETWORK, "trunk_stride": 2, "width": 16, "branch_widths": [16, 16]},
         precision="float32",
@@ -261,11 +263,12 @@ def test_one_fixed_pair_is_overfitted(pictures, tmp_path):
     pool = PicturePool(find_pictures(pictures), least=32)
     fixed = run.pair(pool, 32, 1)
     run.pair = lambda *_: fixed
-    losses = [run.advance(pool)[1]["background"] for _ in range(config.steps)]
-    assert losses[-1] < losses[0] / 4
+    for _ in range(config.steps):
+        run.advance(pool)
     output = run.network(fixed.input)
-    left = (output.noise - fixed.noise).abs().mean()
-    assert left < fixed.noise.mean() / 3
+    # Measured: a 20th of the background's error is left and a 10th of the noise's, with another seed a 12th and a 13th.
+    assert (output.background - fixed.background).abs().mean() < (fixed.input - fixed.background).abs().mean() / 4
+    assert (output.noise - fixed.noise).abs().mean() < fixed.noise.mean() / 4
 
 
 def test_average_follows_its_formula(pictures, tmp_path):
@@ -376,7 +379,9 @@ def test_warm_start_begins_with_the_given_weights(pictures, tmp_path, tiny_check
     run = run_module.Run(config)
     for tensors in (run.network.state_dict(), run.average):
         assert {k: v.contiguous().numpy().tobytes() for k, v in tensors.items()} == given
-    trained = checkpoint.load(train(config)).network.state_dict()
+    model = checkpoint.load(train(config))
+    assert model.metadata.card["training"]["settings"]["start"] == tiny_checkpoint.name  # the name, not the folder
+    trained = model.network.state_dict()
     wanted = checkpoint.load(tiny_checkpoint).network.state_dict()
     for name, value in wanted.items():
         torch.testing.assert_close(trained[name], value, atol=1e-9, rtol=1e-6)
@@ -453,7 +458,40 @@ def test_resume_refuses_other_pictures(pictures, tmp_path):
     Image.fromarray(pixels).save(changed)
     with pytest.raises(ValueError, match="other training pictures"):
         iter_train(replace(config, data=str(other)), resume=True)
+    assert next(iter_train(replace(config, card={"licence": "CC0-1.0"}), resume=True)).step == 2
+
+
+def test_a_state_from_before_digests_is_resumed(pictures, tmp_path):
+    config = settings(pictures, tmp_path)
+    run = run_module.Run(config)
+    run.advance(PicturePool(find_pictures(pictures), least=48))
+    run.save_state()
+    path = tmp_path / run_module.STATE
+    with safe_open(path, framework="pt") as file:
+        state = json.loads(file.metadata()["state"])
+    del state["data"]
+    checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(state)})
     assert next(iter_train(config, resume=True)).step == 2
+
+
+def test_hardware_is_named_where_the_system_tells(monkeypatch):
+    def cpuinfo(text):
+        def read(self, **options):
+            if text is None:
+                raise FileNotFoundError(self)
+            return text
+
+        return read
+
+    for text, name in (
+        ("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n", "Some CPU @ 2 GHz"),
+        ("BogoMIPS\t: 50\n", "CPU"),
+        (None, "CPU"),
+    ):
+        monkeypatch.setattr(Path, "read_text", cpuinfo(text))
+        assert card_module._hardware(torch.device("cpu")) == f"{name}, {os.cpu_count()} cores"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+    assert card_module._hardware(torch.device("cuda:1")) == "GPU 1"
 
 
 def test_card_tells_where_the_model_comes_from(pictures, uninterrupted):
@@ -462,7 +500,12 @@ def test_card_tells_where_the_model_comes_from(pictures, uninterrupted):
     card = header.card
     assert header.task == card["task"] == "rain"
     assert (card["name"], card["version"], card["input_range"]) == ("rain", napari_dmgn.__version__, [0, 1])
-    assert card["training"]["steps"] == STEPS
+    assert (card["training"]["steps"], card["training"]["validation"]) == (STEPS, 2)
+    assert card["training"]["torch"] == torch.__version__
+    assert card["training"]["hardware"].endswith(("bf16", "float32"))
+    assert "rate 0.001" in card["training"]["recipe"]["optimiser"]
+    assert "background_fft 0.1" in card["training"]["recipe"]["losses"]
+    assert card["training"]["recipe"]["ema"] == "0.999"
     training_part, _ = split_pictures(find_pictures(pictures), 2)
     assert card["training"]["pictures"] == 3
     assert card["training"]["data_sha256"] == PicturePool(training_part, least=1).digest
@@ -557,6 +600,9 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("validation_crop", [0, "x"]),
         ("validate_every", [0, 2.5]),
         ("save_minutes", [-1, "x"]),
+        ("half", ["yes", 1]),
+        ("card", [3, "text", ["licence"], {"task": "haze"}, {"scores": {}}]),
+        ("card", [{"when": date(2026, 1, 1)}, {"x": math.nan}]),
     ],
 )
 def test_wrong_values_are_refused_by_name(name, values):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import napari_dmgn
 from napari_dmgn.data import PicturePool
 from napari_dmgn.training.run import Run
+from napari_dmgn.training.settings import TrainConfig
 
 __all__ = ["model_card"]
 
@@ -36,13 +38,14 @@ def model_card(run: Run, training: PicturePool, validation: PicturePool, scores:
         "input_range": [0, 1],
         "training": {
             "pictures": len(training),
+            "validation": len(validation),
             "data_sha256": training.digest,
             "steps": run.step,
             "seconds": round(run.seconds),
             "hardware": f"{_hardware(run.device)}, {run.precision}",
             "torch": str(torch.__version__),
-            # Where the data lay and where the run went is nobody's business but the trainer's.
-            "settings": {k: v for k, v in config.to_dict().items() if k not in ("data", "run", "card")},
+            "recipe": _recipe(config),
+            "settings": _settings(config),
         },
         "scores": {
             "protocol": f"rain-y PSNR in dB, mean of {len(validation)} held-out pictures, "
@@ -51,6 +54,26 @@ def model_card(run: Run, training: PicturePool, validation: PicturePool, scores:
         },
         **config.card,
     }
+
+
+def _recipe(config: TrainConfig) -> dict[str, str]:
+    first, second = config.betas
+    wide, narrow = config.charbonnier
+    losses = ", ".join(f"{name} {value:g}" for name, value in asdict(config.loss_weights()).items())
+    return {
+        "optimiser": f"AdamW, rate {config.learning_rate:g}, warm-up over {config.warmup:.0%} of the steps, cosine to "
+        f"{config.final_rate:.0%}, betas {first:g} and {second:g}, weight decay {config.weight_decay:g}",
+        "losses": f"{losses}; Charbonnier {wide:g} to {narrow:g}",
+        "ema": f"{config.ema:g}",
+    }
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    # Where the data lay and where the run went is nobody's business but the trainer's.
+    settings = {k: v for k, v in config.to_dict().items() if k not in ("data", "run", "card")}
+    if config.start is not None:
+        settings["start"] = Path(config.start).name
+    return settings
 
 
 def _hardware(device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.synthesis.rain import rain_mixture
 
 __all__ = ["TrainConfig"]
+
+# What the run itself writes into the card.
+_CARD_OF_THE_RUN = ("created", "input_range", "name", "scores", "task", "training", "version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,7 @@ class TrainConfig:
         ends = [phase[0] for phase in self.phases]
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"phases end at {ends}; wanted rising shares, the last 1.0")
+        self._check_card()
         # Built once here so that their own checks run now.
         self.network_config()
         self.loss_weights()
@@ -100,6 +105,7 @@ class TrainConfig:
         whole = {n: getattr(self, n) for n in ("steps", "validation_pictures", "validation_crop", "validate_every")}
         for name, value in whole.items():
             _check(name, value, _is_whole(value) and value >= 1, "an integer of at least 1")
+        _check("half", self.half, isinstance(self.half, bool), "true or false")
         _check("seed", self.seed, _is_whole(self.seed) and 0 <= self.seed < 2**32, "an integer in [0, 2**32)")
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
@@ -120,6 +126,16 @@ class TrainConfig:
         for row in self.phases:
             good = len(row) == 3 and _is_number(row[0]) and all(_is_whole(v) and v >= 1 for v in row[1:])
             _check("phases", self.phases, good, "rows of (share of the steps, crop size, batch size)")
+
+    def _check_card(self) -> None:
+        # A card that cannot be written would come to light only when the training is over.
+        _check("card", self.card, isinstance(self.card, Mapping), "a table of names and values")
+        if taken := sorted(set(_CARD_OF_THE_RUN) & set(self.card)):
+            raise ValueError(f"card has {taken}; these are filled in by the training, wanted other names")
+        try:
+            json.dumps(dict(self.card), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"card cannot be written: {error}; wanted text, numbers, lists and tables") from None
 
     def network_config(self) -> NetworkConfig:
         """Return the network's settings."""
