@@ -145,6 +145,15 @@ def test_progress_sees_every_event(network):
     assert seen[-1].restoration is result
 
 
+def test_progress_that_raises_ends_the_work(network):
+    def raises(event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        restore(sample((6, 8), "u1"), model=network.model, progress=raises)
+    assert network.closed == 1, caught  # which holds the frames, as an interactive session does
+
+
 def test_both_functions_take_the_same_arguments():
     whole, steps = (inspect.signature(function).parameters for function in (restore, iter_restore))
     assert {name: p for name, p in whole.items() if name != "progress"} == dict(steps)

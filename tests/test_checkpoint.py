@@ -142,6 +142,7 @@ def test_foreign_and_changed_metadata_are_refused(good, tmp_path):
         ({**metadata, "config": "{"}, "broken metadata"),
         ({**metadata, "config": "[]"}, "broken metadata"),
         ({**metadata, "config": "3"}, "broken metadata"),
+        ({**metadata, "config": "[" * 100_000}, "broken metadata"),
         ({**metadata, "config": json.dumps({**config, "depth": 3})}, r"unknown network settings \['depth'\]"),
         ({**metadata, "config": json.dumps({**config, "width": 0})}, "network setting width is 0"),
         ({**metadata, "config": json.dumps({**config, "branch_widths": 8})}, "branch_widths is 8"),
@@ -161,6 +162,7 @@ def test_broken_headers_are_refused(tmp_path):
     tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     headers = [
         "{ ",
+        "[" * 100_000,
         "[]",
         "3.0",
         '"text"',
@@ -213,6 +215,14 @@ def test_tensors_that_do_not_fit_the_network_are_refused(good, tmp_path):
         for changed, message in cases:
             save_file(changed, path, metadata)
             refused(path, message)
+
+
+def test_settings_of_a_network_of_terabytes_are_refused(good, tmp_path):
+    tensors, metadata = good
+    path = tmp_path / "model.safetensors"
+    config = {**json.loads(metadata["config"]), "width": 1_000_000}
+    save_file(tensors, path, {**metadata, "config": json.dumps(config)})
+    refused(path, "has shape .*, wanted|lacks")
 
 
 def test_overlapping_tensors_are_refused(tiny_checkpoint, tmp_path):

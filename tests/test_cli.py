@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 import napari_dmgn as dmgn
 from napari_dmgn.cli import main, restore
+from napari_dmgn.cli.common import unit_to_dtype
 from napari_dmgn.files import read_image, write_image
 from napari_dmgn.metrics import psnr_y
 
@@ -231,16 +232,28 @@ def test_no_result_replaces_an_input(picture, model, capsys):
     assert clash.read_bytes() == picture.read_bytes()
 
 
-def test_failure_while_writing_leaves_none_of_the_results(picture, model, out, monkeypatch, capsys):
-    def fails_at_the_map(path, array, **arguments):
-        if "noise_map" in path.name:
-            raise OSError(28, "No space left on device", str(path))
-        write_image(path, array, **arguments)
+def fails_at_the_map(path, array, **arguments):
+    if "noise_map" in path.name:
+        raise OSError(28, "No space left on device", str(path))
+    write_image(path, array, **arguments)
 
+
+def test_failure_while_writing_leaves_none_of_the_results(picture, model, out, monkeypatch, capsys):
     monkeypatch.setattr(restore, "write_image", fails_at_the_map)
     assert main(["restore", str(picture), "-o", str(out), *model]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not any(out.iterdir())
+
+
+def test_failure_while_replacing_keeps_all_earlier_results(picture, model, out, monkeypatch):
+    arguments = ["restore", str(picture), "-o", str(out), *model]
+    assert main(arguments) == 0
+    for path in out.iterdir():
+        path.write_bytes(b"earlier")
+    before = snapshot(out)
+    monkeypatch.setattr(restore, "write_image", fails_at_the_map)
+    assert main([*arguments, "--overwrite"]) == 1
+    assert snapshot(out) == before
 
 
 def test_one_broken_file_among_good_ones(picture, model, out, capsys):
@@ -346,6 +359,23 @@ def test_results_have_the_type_and_size_of_the_input(name, tmp_path, model, out)
     assert len(list(out.iterdir())) == 3
 
 
+def test_ome_tiffs_stay_ome_tiffs(tmp_path, model, out):
+    import tifffile
+
+    source = tmp_path / "cells.ome.tif"
+    sizes = {"PhysicalSizeX": "0.25", "PhysicalSizeXUnit": "µm"}
+    image = np.random.default_rng(8).integers(0, 4000, (2, 9, 12), dtype=np.uint16)
+    tifffile.imwrite(source, image, ome=True, metadata={"axes": "ZYX", **sizes}, photometric="minisblack")
+    assert main(["restore", str(source), "-o", str(out), "--masks", *model]) == 0
+    names = {path.name for path in out.iterdir() if "mask_" not in path.name}
+    assert names == {f"cells_{part}.ome.tif" for part in PARTS}
+    assert (out / "cells_mask_refine-1.tif").is_file()
+    for name in names:
+        written = read_image(out / name)
+        assert written.axes == "ZYX"
+        assert sizes.items() <= written.metadata["ome"].items()
+
+
 def test_dtype_option(picture, model, out):
     assert main(["restore", str(picture), "-o", str(out), "--dtype", "uint16", *model]) == 0
     assert {array.dtype for array in restored(out, "rainy", ".png").values()} == {np.dtype(np.uint16)}
@@ -358,6 +388,47 @@ def test_channel_axis_restores_each_channel_alone(tmp_path, model, tiny_checkpoi
     assert main(["restore", str(source), "-o", str(out), "--channel-axis", "0", *model]) == 0
     expected = dmgn.restore(image, model=tiny_checkpoint, channel_axis=0, device="cpu", precision="float32")
     np.testing.assert_array_equal(restored(out, "channels", ".tif")["background"], expected.background)
+
+
+def test_channels_that_the_file_names_are_restored_alone(tmp_path, model, tiny_checkpoint, out):
+    import tifffile
+
+    image = np.random.default_rng(6).integers(0, 4000, (2, 3, 16, 18), dtype=np.uint16)
+    image[:, 1] //= 9  # a range of its own shows that it was taken as a channel
+    source = tmp_path / "channels.tif"
+    tifffile.imwrite(source, image, imagej=True, metadata={"axes": "ZCYX"})
+    assert main(["restore", str(source), "-o", str(out), *model]) == 0
+    expected = dmgn.restore(image, model=tiny_checkpoint, channel_axis=1, device="cpu", precision="float32")
+    assert len(expected.provenance["intensity_range"]) == 3
+    np.testing.assert_array_equal(restored(out, "channels", ".tif")["background"], expected.background)
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "rgb.tif"])
+def test_colours_restored_each_alone_are_written_as_colours(name, tmp_path, rainy, model, tiny_checkpoint, out):
+    source = tmp_path / name
+    write_image(source, rainy)
+    assert main(["restore", str(source), "-o", str(out), "--channel-axis", "2", *model]) == 0
+    expected = dmgn.restore(rainy, model=tiny_checkpoint, channel_axis=2, device="cpu", precision="float32")
+    results = restored(out, "rgb", source.suffix)
+    np.testing.assert_array_equal(results["background"], expected.background)
+    assert results["noise_map"].shape == rainy.shape
+
+
+def test_a_file_named_twice_is_restored_once(picture, model, out, capsys):
+    assert main(["restore", str(picture), str(picture.parent), "-o", str(out), "--json", *model]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+
+
+def test_existing_masks_are_kept_unless_told_otherwise(picture, model, out, capsys):
+    arguments = ["restore", str(picture), "-o", str(out), "--masks", *model]
+    mask = out / "rainy_mask_refine-1.tif"
+    out.mkdir()
+    mask.write_bytes(b"mine")
+    assert main(arguments) == 2
+    assert "rainy_mask_refine-1.tif' exists; pass --overwrite" in capsys.readouterr().err
+    assert snapshot(out) == {mask.name: b"mine"}
+    assert main([*arguments, "--overwrite"]) == 0
+    assert mask.read_bytes() != b"mine"
 
 
 def test_masks_are_written_where_asked_for(picture, model, out, capsys):
@@ -379,17 +450,10 @@ def test_json_answer_holds_paths_and_provenance(picture, model, out, capsys):
     assert len(report["provenance"]["sha256"]) == 64
 
 
-def test_saturate_rounds_and_clips():
-    values = np.array([-3.0, 0.4, 0.6, 254.6, 300.0], np.float32)
-    np.testing.assert_array_equal(restore.saturate(values, np.dtype(np.uint8)), [0, 0, 1, 255, 255])
-    np.testing.assert_array_equal(restore.saturate(values, np.dtype(np.int8)), [-3, 0, 1, 127, 127])
-    np.testing.assert_array_equal(restore.saturate(values, np.dtype(np.float32)), values)
-
-
 def test_noise_map_fills_the_range_of_the_type():
     values = np.array([0.0, 0.5, 1.0], np.float32)
-    np.testing.assert_array_equal(restore.unit_to_dtype(values, np.dtype(np.uint16)), [0, 32768, 65535])
-    np.testing.assert_array_equal(restore.unit_to_dtype(values, np.dtype(np.float32)), values)
+    np.testing.assert_array_equal(unit_to_dtype(values, np.dtype(np.uint16)), [0, 32768, 65535])
+    np.testing.assert_array_equal(unit_to_dtype(values, np.dtype(np.float32)), values)
 
 
 # The other commands.

@@ -5,6 +5,8 @@ below makes up (stored as float32): an input in [0, 1], outputs in [-1, 1] units
 equal to its rain arrays, and the input and the separator's mask are the same for all tasks.
 """
 
+import json
+import pickle
 import re
 import zlib
 from collections.abc import Iterator
@@ -14,7 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from napari_dmgn import official
+from napari_dmgn import checkpoint, official
+from napari_dmgn.checkpoint import CheckpointError
+from napari_dmgn.cli import main
+from napari_dmgn.model.config import PRESETS
 from napari_dmgn.model.network import DMGN
 
 GOLDEN = Path(__file__).parent / "data" / "official.npz"
@@ -134,3 +139,116 @@ def test_outputs_are_those_of_the_released_code(networks, task, size, dtype, bou
     assert max(deviations.values()) <= bound, deviations
     held = {name for name in golden if name.startswith((f"{model}/{size}/", f"{size}/"))}
     assert set(found) == held - {f"{size}/input"}
+
+
+def test_every_key_is_accounted_for(state):
+    for task in official.TASKS:
+        network, report = official.convert(state, task)
+        keys = {key.removeprefix("module.") for key in state}
+        assert set(report.used) | set(report.dropped) == keys
+        assert not set(report.used) & set(report.dropped)
+        assert sorted(report.used.values()) == sorted(network.state_dict())
+        assert report.missing == ()
+        unused = {key for key in report.dropped if key.startswith("seperator2")}
+        assert {key for key in report.dropped if dead(key)} == set(report.dropped) - unused
+        assert len(unused) == (0 if task == "reflection" else 6)
+
+
+def test_prefix_and_unknown_keys_change_nothing(state, networks):
+    bare = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    network, report = official.convert(bare | {"extra.weight": torch.ones(2)}, "rain")
+    assert report.dropped["extra.weight"] == "unknown to the published network"
+    for name, tensor in networks["rain"].state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor)
+
+
+def test_wrong_state_dicts_are_refused_in_one_line(state):
+    seperator = "module.seperator.mask.2.weight"
+    wrong = {
+        "tensors are missing, the first is seperator.mask.2.weight": {k: t for k, t in state.items() if k != seperator},
+        r"seperator.mask.2.weight has shape \(64, 64, 1, 1\), wanted \(1, 64, 1, 1\)": {
+            **state, seperator: torch.zeros(64, 64, 1, 1)
+        },
+        "seperator.mask.2.weight holds values that are not finite": {
+            **state, seperator: torch.full((1, 64, 1, 1), torch.nan)
+        },
+        "seperator.mask.2.weight is torch.int64, wanted a float": {
+            **state, seperator: torch.zeros((1, 64, 1, 1), dtype=torch.int64)
+        },
+        "not a DMGN checkpoint of the authors": {"conv.weight": torch.zeros(1)},
+    }  # fmt: skip
+    for message, changed in wrong.items():
+        with pytest.raises(CheckpointError, match=message) as raised:
+            official.convert(changed, "rain")
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match="unknown task 'snow'; the authors released reflection, rain, haze"):
+        official.convert(state, "snow")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a PyTorch checkpoint"),
+        (b"some text", "not a PyTorch checkpoint"),
+        (b"PK\x03\x04 broken", "not a PyTorch checkpoint"),
+        (pickle.dumps({"a": 1}), "not a PyTorch checkpoint"),
+        ({"seperator.conv.1.weight": Bomb()}, "not a PyTorch checkpoint that holds weights only"),
+        ([torch.zeros(1)], "holds a list, wanted a dictionary of tensors"),
+        ({}, "wanted a dictionary of tensors"),
+        ({"epoch": 3}, "entry 'epoch' is a int, wanted a tensor under a name"),
+        ({"state_dict": {"a": torch.zeros(1)}}, "294|tensors are missing"),
+    ],
+)
+def test_wrong_files_are_refused_in_one_line_and_nothing_is_written(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, output = tmp_path / "wrong.pth", tmp_path / "out.safetensors"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message) as raised:
+        official.import_official(path, "rain", output)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["wrong.pth"]
+
+
+def test_missing_file_and_wrong_output_name(tmp_path):
+    with pytest.raises(CheckpointError, match="No such file"):
+        official.import_official(tmp_path / "none.pth", "rain", tmp_path / "out.safetensors")
+    with pytest.raises(ValueError, match=r"wanted a name that ends in \.safetensors"):
+        official.import_official(tmp_path / "none.pth", "rain", tmp_path / "out.pth")
+
+
+def test_command_line_imports_a_file_that_then_loads_and_restores(state, networks, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", str(tmp_path / "models"))
+    file, output = tmp_path / "net.pth", tmp_path / "models" / "official-reflection.safetensors"
+    torch.save(state, file)
+    command = ["models", "import-official", str(file), "--task", "reflection"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "used     seperator.conv.1.weight -> separator.convs.0.weight" in told
+    assert "dropped  refine.s_m0.conv3.conv.1.weight: dead" in told
+    unused = sum(dead(key.removeprefix("module.")) for key in state)
+    assert f"{len(state) - unused} tensors used, {unused} dropped, none missing: {output}" in told
+    header = checkpoint.read_header(output)
+    assert header.task == "reflection"
+    assert header.config == PRESETS["official-reflection"]
+    model = checkpoint.load(output)
+    for name, tensor in networks["reflection"].state_dict().items():
+        assert torch.equal(model.network.state_dict()[name], tensor)
+    assert main(command) == 2
+    assert "exists; pass --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["used"]["refine.conv.1.weight"] == "refiner.enter.weight"
+    other = tmp_path / "x.safetensors"
+    assert main(["models", "import-official", str(output), "--task", "rain", "-o", str(other)]) == 1
+    assert not other.exists()
+    error = capsys.readouterr().err
+    assert error.startswith("napari-dmgn: error: ")
+    assert error.count("\n") == 1

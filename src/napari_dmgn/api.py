@@ -140,11 +140,12 @@ def restore(
         masks=masks,
         dtype=dtype,
     )
-    for event in events:
-        if progress is not None:
-            progress(event)
-        if event.restoration is not None:
-            return event.restoration
+    with closing(events):  # also where `progress` raises
+        for event in events:
+            if progress is not None:
+                progress(event)
+            if event.restoration is not None:
+                return event.restoration
     raise RuntimeError("the events ended without a restoration")
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_dmgn.files import replacing
 from napari_dmgn.model.config import NetworkConfig
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def read_header(path: str | Path) -> Header:
         metadata = content.pop("__metadata__", {})
         tensors = {name: (str(t["dtype"]), tuple(int(n) for n in t["shape"])) for name, t in content.items()}
         end = max((int(t["data_offsets"][1]) for t in content.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: its header is broken") from error
     if size != 8 + length + end:
         wrong = "truncated" if size < 8 + length + end else "longer than its header says"
@@ -115,7 +114,7 @@ def _header(
     try:
         config = NetworkConfig.from_dict(json.loads(metadata["config"]))
         task, card = json.loads(metadata["task"]), json.loads(metadata["card"])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} has broken metadata: {error}") from error
     if not isinstance(task, str) or not isinstance(card, dict):
         raise CheckpointError(f"{path} has broken metadata: task is no string or card no object")
@@ -147,7 +146,7 @@ def load(path: str | Path) -> Model:
         tensors = safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    with torch.random.fork_rng(devices=[]):  # the initialisation is overwritten: leave no trace
+    with torch.device("meta"):  # no memory yet: the settings may be those of a network of terabytes
         network = DMGN(header.config)
     wanted = network.state_dict()
     if missing := sorted(set(wanted) - set(tensors)):
@@ -161,7 +160,7 @@ def load(path: str | Path) -> Model:
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name} holds values that are not finite")
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     metadata = Metadata(
         name=str(header.card.get("name", path.stem)),
         task=header.task,
@@ -214,14 +213,5 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dic
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(dict(tensors), metadata)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's files are the owner's alone
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(content)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -155,6 +156,8 @@ def convert(state: Mapping[str, Tensor], task: str) -> tuple[DMGN, ImportReport]
             tensor = tensor[..., 0]  # theirs is a depth-wise 1x1 convolution
         if tensor.shape != wanted.shape:
             raise CheckpointError(f"tensor {key} has shape {tuple(tensor.shape)}, wanted {tuple(wanted.shape)}")
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"tensor {key} is {tensor.dtype}, wanted a float type")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"tensor {key} holds values that are not finite")
         tensors[name] = tensor.detach().float().clone()
@@ -229,7 +232,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of foreign pickles, which are refused just after
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}") from error
     # What a broken or foreign file raises inside the unpickler has no common base.

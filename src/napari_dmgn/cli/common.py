@@ -3,14 +3,19 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from napari_dmgn.api import Restoration, RestoreEvent
-from napari_dmgn.zoo import TASKS
+import numpy as np
+import numpy.typing as npt
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+from napari_dmgn.api import Restoration, RestoreEvent
+from napari_dmgn.files import IMAGE_SUFFIXES
+from napari_dmgn.images import saturate
+from napari_dmgn.zoo import TASKS
 
 
 class UsageError(ValueError):
@@ -103,7 +108,7 @@ def _whole_number(text: str, *, least: int, others: str = "") -> int:
 
 
 def input_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the image files that the paths name; a folder names those directly inside it."""
+    """Return the image files that the paths name, each once; a folder names those directly inside it."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -117,12 +122,17 @@ def input_files(paths: Iterable[Path]) -> list[Path]:
             raise UsageError(f"cannot read {str(path)!r}: expected one of {', '.join(IMAGE_SUFFIXES)}")
         else:
             files.append(path)
-    return files
+    return list(dict.fromkeys(files))
 
 
-def result_suffix(path: Path) -> str:
-    """Return the suffix of a result: the input's own, except that JPEG becomes PNG and loses nothing more."""
-    return ".png" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix
+def result_path(folder: Path, source: Path, part: str) -> Path:
+    """Return a result's file: of the input's kind, except that JPEG becomes PNG and loses nothing more."""
+    stem, suffix = source.stem, source.suffix
+    if suffix.lower() in (".jpg", ".jpeg"):
+        suffix = ".png"
+    if stem.lower().endswith(".ome"):  # many readers know OME-TIFF by its double suffix
+        stem, suffix = stem[:-4], stem[-4:] + suffix
+    return folder / f"{stem}_{part}{suffix}"
 
 
 def check_results(
@@ -148,6 +158,16 @@ def check_folder(path: Path) -> None:
     """Refuse, before any work, an output folder that is a file."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{str(path)!r} is a file; a folder is wanted for the results")
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Give a folder for new files; they move to `folder`, made if missing, once all are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".napari-dmgn-", dir=folder) as temporary:
+        yield Path(temporary)
+        for path in Path(temporary).iterdir():
+            path.replace(folder / path.name)
 
 
 class Bar:
@@ -178,6 +198,14 @@ def run_restore(label: str, image: Any, **arguments: Any) -> Restoration:
         return restore(image, progress=bar, **arguments)
     finally:
         bar.close()
+
+
+def unit_to_dtype(array: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
+    """Return an array of [0, 1] with 1 at a whole-number type's greatest value; floats stay."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    return saturate(array.astype(np.float64) * np.iinfo(dtype).max, dtype)[0]
 
 
 def print_json(value: object) -> None:

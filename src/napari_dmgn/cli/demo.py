@@ -14,9 +14,11 @@ from napari_dmgn.cli.common import (
     model_arguments,
     print_json,
     run_restore,
+    unit_to_dtype,
 )
 from napari_dmgn.cli.sheet import Row, write_sheet
 from napari_dmgn.files import write_image
+from napari_dmgn.images import saturate
 from napari_dmgn.metrics import psnr_y
 from napari_dmgn.samples import rainy_sample, sample_names
 
@@ -68,8 +70,8 @@ def _one(name: str, strength: str, args: argparse.Namespace) -> tuple[dict[str, 
     sample = rainy_sample(name, strength, args.seed)
     restoration = run_restore(f"{name} {strength}", sample.input, **model_arguments(args))
     args.output.mkdir(parents=True, exist_ok=True)
-    noise = np.clip(np.rint(restoration.noise), 0, 255).astype(np.uint8)
-    noise_map = np.rint(restoration.noise_map * 255).astype(np.uint8)
+    noise = saturate(restoration.noise, np.uint8)[0]
+    noise_map = unit_to_dtype(restoration.noise_map, np.uint8)
     pictures = {
         "clean": sample.clean,
         "input": sample.input,

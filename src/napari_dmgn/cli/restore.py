@@ -20,10 +20,13 @@ from napari_dmgn.cli.common import (
     model_arguments,
     one_line,
     print_json,
-    result_suffix,
+    result_path,
     run_restore,
+    unit_to_dtype,
+    written_together,
 )
 from napari_dmgn.files import ImageFile, read_image, write_image
+from napari_dmgn.images import saturate
 
 _PARTS = ("background", "noise", "noise_map")
 _DTYPES = ("same", "uint8", "uint16", "float32")
@@ -40,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--range", type=_intensity_range, default="auto", metavar="auto|dtype|LO,HI",
         help="intensities of black and white; write --range=-1,1 for a negative one (default: auto)",
     )  # fmt: skip
-    parser.add_argument("--dtype", choices=_DTYPES, default="same", help="data type of the results")
+    parser.add_argument(
+        "--dtype", choices=_DTYPES, default="same",
+        help="data type of the results; values are rounded and cut off, not rescaled (default: same)",
+    )  # fmt: skip
     parser.add_argument(
         "--rgb", action=argparse.BooleanOptionalAction, help="the last axis is colour or not (default: guess)"
     )
@@ -95,7 +101,7 @@ def _restore_file(source: Path, paths: dict[str, Path], args: argparse.Namespace
         masks=args.masks,
         dtype=args.dtype,
     )
-    written = _write(restoration, paths, image)
+    written = _write(restoration, paths, image, overwrite=args.overwrite)
     if not args.json:
         seconds = restoration.provenance.get("seconds", 0.0)
         print(f"{source} -> {paths['background']} ({seconds:.2f} s)")
@@ -109,54 +115,43 @@ def _axes(image: ImageFile, args: argparse.Namespace) -> dict[str, Any]:
     return {"rgb": image.rgb, "channel_axis": image.channel_axis}
 
 
-def _write(restoration: Restoration, paths: dict[str, Path], image: ImageFile) -> dict[str, Path]:
+def _write(
+    restoration: Restoration, paths: dict[str, Path], image: ImageFile, *, overwrite: bool
+) -> dict[str, Path]:
     """Write all results of one input, or none."""
-    paths["background"].parent.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Path] = {}
-    try:
-        for path, name, array in _arrays(restoration, paths):
-            # Only colours are an axis that the map lacks.
-            rgb = array.ndim > restoration.noise_map.ndim
-            write_image(path, array, like=image, rgb=rgb)
-            written[name] = path
-    except BaseException:
-        for path in written.values():
-            path.unlink()
-        raise
-    return written
+    masks = _mask_paths(restoration, paths)
+    # Which masks there are, only the network knows.
+    check_results([(paths["background"], masks.values())], inputs=[], overwrite=overwrite)
+    paths = paths | masks
+    with written_together(paths["background"].parent) as folder:
+        for name, array in _arrays(restoration):
+            # Only colours are an axis that the map lacks, unless each of them was restored alone.
+            rgb = array.ndim > restoration.noise_map.ndim or bool(image.rgb and array.ndim == image.array.ndim)
+            write_image(folder / paths[name].name, array, like=image, rgb=rgb)
+    return paths
 
 
-def _arrays(restoration: Restoration, paths: dict[str, Path]) -> Iterator[tuple[Path, str, np.ndarray]]:
+def _arrays(restoration: Restoration) -> Iterator[tuple[str, np.ndarray]]:
     dtype = restoration.background.dtype
-    yield paths["background"], "background", restoration.background
-    yield paths["noise"], "noise", saturate(restoration.noise, dtype)
-    yield paths["noise_map"], "noise_map", unit_to_dtype(restoration.noise_map, dtype)
+    yield "background", restoration.background
+    yield "noise", saturate(restoration.noise, dtype)[0]
+    yield "noise_map", unit_to_dtype(restoration.noise_map, dtype)
     for name, mask in (restoration.masks or {}).items():
-        path = paths["background"]
-        stem = path.stem.removesuffix("_background")
-        yield path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif"), f"mask_{name}", mask
+        yield f"mask_{name}", mask
 
 
-def saturate(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return the array in a data type, rounded and clipped where the type is of whole numbers."""
-    if dtype.kind == "f":
-        return array.astype(dtype)
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(array.astype(np.float64)), limits.min, limits.max).astype(dtype)
-
-
-def unit_to_dtype(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return an array of [0, 1] with 1 at a whole-number type's greatest value; floats stay."""
-    if dtype.kind == "f":
-        return array.astype(dtype)
-    return saturate(array.astype(np.float64) * np.iinfo(dtype).max, dtype)
+def _mask_paths(restoration: Restoration, paths: dict[str, Path]) -> dict[str, Path]:
+    path = paths["background"]
+    stem = path.name.rpartition("_background")[0]
+    names = restoration.masks or {}
+    return {f"mask_{name}": path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif") for name in names}
 
 
 def _result_paths(source: Path, args: argparse.Namespace) -> dict[str, Path]:
-    suffix = result_suffix(source)
-    if suffix.lower() == ".png" and args.dtype == "float32":
+    paths = {part: result_path(args.output, source, part) for part in _PARTS}
+    if paths["background"].suffix.lower() == ".png" and args.dtype == "float32":
         raise UsageError(f"PNG holds no {args.dtype}, which --dtype asks for the results of {str(source)!r}")
-    return {part: args.output / f"{source.stem}_{part}{suffix}" for part in _PARTS}
+    return paths
 
 
 def _intensity_range(text: str) -> str | tuple[float, float]:

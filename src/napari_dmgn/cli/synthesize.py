@@ -12,7 +12,8 @@ from napari_dmgn.cli.common import (
     check_results,
     input_files,
     print_json,
-    result_suffix,
+    result_path,
+    written_together,
 )
 from napari_dmgn.files import read_image, write_image
 from napari_dmgn.zoo import TASKS
@@ -43,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
     sources = input_files(args.inputs)
     check_folder(args.output)
     results = {
-        source: {part: args.output / f"{source.stem}_{part}{result_suffix(source)}" for part in _PARTS}
-        for source in sources
+        source: {part: result_path(args.output, source, part) for part in _PARTS} for source in sources
     }
     check_results(
         ((source, paths.values()) for source, paths in results.items()),
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     for seed, source in enumerate(sources, start=args.seed):
         image = read_image(source)
         pair = synthesize(image.array, task=args.task, seed=seed, strength=args.strength)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for part, path in results[source].items():
-            write_image(path, np.asarray(getattr(pair, part)), like=image)
+        with written_together(args.output) as folder:
+            for part, path in results[source].items():
+                write_image(folder / path.name, np.asarray(getattr(pair, part)), like=image)
         reports.append(
             {"input": source, "seed": seed, "outputs": results[source], "parameters": pair.parameters}
         )

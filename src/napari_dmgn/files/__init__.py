@@ -13,9 +13,11 @@ from napari_dmgn.files.image_file import Array, ImageFile, axes_of
 from napari_dmgn.files.pictures import encode_png16, read_picture, read_png, write_picture
 from napari_dmgn.files.tiff import read_tiff, write_tiff
 
-__all__ = ["ImageFile", "read_image", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "ImageFile", "read_image", "replacing", "write_image"]
 
 _KIND_OF_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+IMAGE_SUFFIXES = tuple(_KIND_OF_SUFFIX)
+"""Extensions that are read and written."""
 _KIND_OF_HEAD = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -98,7 +100,7 @@ def write_image(
         raise FileNotFoundError(f"no such folder: {str(path.parent)!r}")
     if kind == "TIFF" and shutil.disk_usage(path.parent).free < array.nbytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    with _replacing(path) as file:
+    with replacing(path) as file:
         if kind == "TIFF":
             write_tiff(file, array, like, axes=axes, rgb=rgb)
         elif array.dtype.itemsize == 2:
@@ -110,7 +112,7 @@ def write_image(
 def _kind_of_name(path: Path, verb: str) -> str:
     kind = _KIND_OF_SUFFIX.get(path.suffix.lower())
     if kind is None:
-        known = ", ".join(_KIND_OF_SUFFIX)
+        known = ", ".join(IMAGE_SUFFIXES)
         raise ValueError(f"cannot {verb} {str(path)!r}: extension {path.suffix!r} is none of {known}")
     return kind
 
@@ -135,7 +137,7 @@ def _misfit(kind: str, array: Array, rgb: bool) -> str | None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` once it is complete and on the disk."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:

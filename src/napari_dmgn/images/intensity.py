@@ -33,7 +33,7 @@ def check_range(wanted: object) -> IntensityRange:
 
 def _check_span(low: float, high: float) -> tuple[float, float]:
     # The noise is float32 in the image's own units, so the span has to be a float32 too.
-    if high - low > np.finfo(np.float32).max:
+    if high - low > float(np.finfo(np.float32).max):
         raise ValueError(f"the intensity range {low:g} to {high:g} is too wide for float32")
     return low, high
 

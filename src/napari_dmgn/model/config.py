@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from napari_dmgn.model.reach import VGG_CONVOLUTIONS, receptive_radius
+
 __all__ = ["PRESETS", "NetworkConfig", "Padding"]
 
 Padding = Literal["zeros", "reflect"]
 """What a 3x3 convolution sees beyond the border."""
 
-
-_VGG_LEVELS = 5
+_VGG_LEVELS = len(VGG_CONVOLUTIONS)
 _CHOICES = {
     "skip": ("add", "concat", "concat-wide"),
     "head": ("learned", "vgg19"),
@@ -32,7 +33,6 @@ _SWITCHES = (
     "noise_map",
     "map_normalised",
 )
-
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -114,7 +114,7 @@ class NetworkConfig:
             "mask_reduction",
             "attention_convolutions",
         ):
-            _check(name, getattr(self, name), lambda v: _is_count(v), "an integer of at least 1")
+            _check(name, getattr(self, name), _is_count, "an integer of at least 1")
         for name in ("branch_widths", "refine_dilations"):
             _check(
                 name,
@@ -179,38 +179,9 @@ class NetworkConfig:
     def receptive_radius(self) -> int:
         """Input pixels on each side of an output pixel that can influence it, rounded up to `stride`.
 
-        Worked out by adding every convolution's reach along the longest path; the attention's
-        averages, which see the whole image by design, are not counted.
+        The attention's averages, which see the whole image by design, are not counted.
         """
-        head = self._head_radius()
-        separator = max(2.0, self.attention_convolutions)
-        branch, scale = 2.0, 1.0
-        for _ in self.branch_widths[1:]:
-            branch += scale  # stride-2 convolution
-            scale *= 2
-            branch += 2 * scale  # the cell after it
-        branch += 2 * scale * (self.bottleneck_cells - 1)
-        for _ in self.branch_widths[1:]:
-            branch += 2 * scale  # enlargement
-            scale /= 2
-            branch += (4 if self.skip == "concat-wide" else 3) * scale  # merging convolutions and a cell
-        branch += 1  # output convolution
-        refine = 1.0 + 2.0 * sum(self.refine_dilations)
-        radius = (head + separator + branch + head + refine + 2) * self.trunk_stride
-        return int(-(-radius // self.stride) * self.stride)
-
-    def _head_radius(self) -> float:
-        if self.head == "vgg19":
-            # Convolutions per level up to the last tap, each level's pooling, the enlargement of a
-            # level-5 position, and the two mixing convolutions.
-            convolutions = sum(n * 2**level for level, n in enumerate((2, 2, 4, 4, 1)))
-            return float(convolutions + 2 ** (_VGG_LEVELS - 1) * 2 + 2)
-        head = 1.0  # both the first and the last convolution of the head work at the trunk's grid
-        scale = 1.0
-        for _ in range(self.head_levels - 1):
-            head += scale  # the stride-2 convolution reads one position of the finer grid each side
-            scale *= 2
-        return head + 2 * scale + 1  # the merge's enlargement (one coarse position, twice) and last conv
+        return -(-receptive_radius(self) // self.stride) * self.stride
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""

@@ -58,8 +58,6 @@ class RestoreWidget(QWidget):
         self._on_layers_changed()
         self._on_active_changed()
 
-    # --- the form
-
     def _build(self) -> None:
         self.layer_box = combo("The image layer to restore. It follows the selection in the layer list.")
         folder = zoo.models_folder()
@@ -99,7 +97,7 @@ class RestoreWidget(QWidget):
         self.advanced_button.setAutoRaise(True)
         self.advanced_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.advanced_button.setArrowType(Qt.ArrowType.RightArrow)
-        self.device_box = combo("Where to compute. Automatic takes a GPU where there is one.", DEVICES)
+        self.device_box = combo("Where to compute. Automatic takes a CUDA GPU where there is one.", DEVICES)
         self.precision_box = combo("Automatic takes bfloat16 where the hardware is fast at it.", PRECISIONS)
         self.tile_box = combo("Smaller tiles need less memory. The result is the same.", TILES)
         self.advanced = QWidget()
@@ -142,8 +140,6 @@ class RestoreWidget(QWidget):
         self.advanced_button.setArrowType(arrow)
         self._area.updateGeometry()
 
-    # --- models
-
     def refresh_models(self) -> None:
         """Read the list of models anew, keeping the choice."""
         before = self.model()
@@ -166,8 +162,6 @@ class RestoreWidget(QWidget):
             parts.append(problem)
         self.model_note.setText(breakable("\n".join(parts)))
         self._area.updateGeometry()
-
-    # --- layers
 
     def _follow(self, layers: Any, *, connect: bool) -> None:
         for emitter in (layers.events.inserted, layers.events.removed, layers.events.reordered):
@@ -210,8 +204,6 @@ class RestoreWidget(QWidget):
             self._say(f"{other} Restore would take '{self.layer_box.currentText()}'.")
         else:
             self._say("Ready.")
-
-    # --- a run
 
     def restore(self) -> None:
         """Start restoring the chosen layer."""
@@ -296,8 +288,6 @@ class RestoreWidget(QWidget):
             gone = self._job_layer not in self._viewer.layers
             self._say(_summary(name, outcome.provenance, gone=gone))
         self._job_layer = None
-
-    # --- seen again, and the end
 
     def showEvent(self, event: QShowEvent) -> None:
         """Look for models anew: the folder may have changed meanwhile."""
