@@ -83,6 +83,17 @@ def test_any_size_is_the_padded_image_cropped(tiny_network):
 
 
 @torch.inference_mode()
+def test_the_papers_network_names_thirty_masks():
+    network = build(replace(PRESETS["paper"], width=8, branch_widths=(8, 8, 12), attention_reduction=4)).eval()
+    masks = network(images(1, 16, 32), masks=True).masks
+    wanted = [f"{part}/{i}" for part, n in (("background", 12), ("noise", 12), ("refine", 6)) for i in range(1, n + 1)]
+    assert list(masks) == wanted
+    assert masks["background/1"].shape == (1, 1, 16, 32)
+    assert masks["noise/7"].shape == (1, 1, 4, 8)  # the bottleneck's cells are 3 to 10
+    assert all(0 <= mask.min() < mask.max() <= 1 for mask in masks.values())
+
+
+@torch.inference_mode()
 def test_sizes_of_the_official_presets_are_any_and_their_images_stay_apart():
     for preset in ("official-reflection", "official-rain"):
         network = build(narrow(preset)).eval()

@@ -11,7 +11,7 @@ from napari_dmgn.model.vgg import HypercolumnHead, Vgg19
 def head(request):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        head = HypercolumnHead(image_channels=3, channels=5, padding=request.param)
+        head = HypercolumnHead(image_channels=3, channels=5, padding=request.param, unit=False)
         for conv in head.vgg.convs:
             torch.nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return head.requires_grad_(False)
@@ -57,6 +57,13 @@ def test_vgg_halves_between_its_taps_and_is_frozen():
         (64, 37, 51), (128, 18, 25), (256, 9, 12), (512, 4, 6), (512, 2, 3),
     ]  # fmt: skip
     assert not any(p.requires_grad for p in vgg.parameters())
+
+
+def test_unit_images_are_brought_to_the_signed_range(head):
+    image = torch.rand((1, 3, 16, 20), generator=torch.Generator().manual_seed(1))
+    unit = HypercolumnHead(image_channels=3, channels=5, padding=head.padding, unit=True)
+    unit.load_state_dict(head.state_dict())
+    torch.testing.assert_close(unit(image), head(2 * image - 1))
 
 
 def test_each_pass_of_the_head_is_one_pass_of_vgg(head):

@@ -243,6 +243,29 @@ _OFFICIAL_DIRECT = NetworkConfig(
 
 PRESETS: dict[str, NetworkConfig] = {
     "compact": NetworkConfig(),
+    "base": NetworkConfig(
+        trunk_stride=2,
+        width=96,
+        head_levels=4,
+        branch_widths=(96, 128, 192),
+        bottleneck_cells=8,
+        refine_dilations=(1, 2, 4, 8, 1, 1),
+        attention_convolutions=2,
+        refine_kernel=3,
+        skip="concat",
+    ),
+    "paper": NetworkConfig(
+        trunk_stride=1,
+        branch_widths=(64, 128, 256),
+        bottleneck_cells=8,
+        refine_dilations=(1, 1, 1, 1, 1, 1),
+        attention_reduction=16,
+        mask_reduction=1,
+        attention_convolutions=2,
+        refine_kernel=3,
+        skip="concat-wide",
+        head="vgg19",
+    ),
     "official-reflection": replace(
         _OFFICIAL_DIRECT,
         coarse_residual=True,
@@ -254,4 +277,5 @@ PRESETS: dict[str, NetworkConfig] = {
     "official-rain": _OFFICIAL_DIRECT,
     "official-haze": _OFFICIAL_DIRECT,
 }
-"""Ready-made configurations by name; `official-*` are what the authors released (see `official`)."""
+"""Ready-made configurations by name: `compact` is shipped, `base` is wider, `paper` is figure 2 with the
+map (Eq. 9) for every task, and `official-*` are what the authors released (see `official`)."""

@@ -70,7 +70,12 @@ class DMGN(nn.Module):
     @staticmethod
     def _head(config: NetworkConfig, image_channels: int) -> LearnedHead | HypercolumnHead:
         if config.head == "vgg19":
-            return HypercolumnHead(image_channels=image_channels, channels=config.width, padding=config.padding)
+            return HypercolumnHead(
+                image_channels=image_channels,
+                channels=config.width,
+                padding=config.padding,
+                unit=config.image_range == "unit",
+            )
         return LearnedHead(in_channels=image_channels, channels=config.width, levels=config.head_levels)
 
     @staticmethod

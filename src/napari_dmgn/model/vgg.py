@@ -66,17 +66,22 @@ class HypercolumnHead(nn.Module):
         Channels of the image and of F.
     padding : str
         Of the two mixing convolutions: "zeros" or "reflect".
+    unit : bool
+        Images come in [0, 1] and are brought to [-1, 1] here.
     """
 
-    def __init__(self, *, image_channels: int, channels: int, padding: Padding) -> None:
+    def __init__(self, *, image_channels: int, channels: int, padding: Padding, unit: bool) -> None:
         super().__init__()
         self.padding = padding
+        self.unit = unit
         self.vgg = Vgg19(image_channels=image_channels)
         self.mix = conv3x3(image_channels + sum(Vgg19.channels), channels, padding=padding)
         self.out = conv3x3(channels, channels, padding=padding)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map a (N, image_channels, h, w) image to (N, channels, h, w) features, >= 0."""
+        if self.unit:
+            image = 2 * image - 1
         taps = self.vgg(image)
         own = torch.cat([image, taps[0]], dim=1)  # the first level has the image's resolution
         weights = torch.split(self.mix.weight, [own.shape[1], *Vgg19.channels[1:]], dim=1)
