@@ -9,7 +9,7 @@ import torch
 
 from napari_dmgn import inference
 from napari_dmgn.inference import Planes, Step, iter_infer, plan
-from napari_dmgn.model.config import PRESETS, NetworkConfig
+from napari_dmgn.model.config import ABLATIONS, PRESETS, NetworkConfig
 from napari_dmgn.model.descriptor import Metadata, Model
 from napari_dmgn.model.network import DMGN
 
@@ -89,13 +89,15 @@ def test_tiled_equals_whole_for_other_networks(tiny_network):
     changes = [
         {"trunk_stride": 1, "skip": "concat", "refine_kernel": 3, "attention_convolutions": 2},
         {"trunk_stride": 4, "head_levels": 3, "branch_widths": (8,)},
+        *ABLATIONS.values(),
     ]
     for change in changes:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             network = DMGN(NetworkConfig(**{**tiny_network.config.to_dict(), **change})).eval()
-            for last in (network.background_branch.out, network.noise_branch.out, network.refiner.out):
-                torch.nn.init.normal_(last.weight, std=0.05)
+            for part in (network.background_branch, network.noise_branch, network.refiner):
+                if part is not None:
+                    torch.nn.init.normal_(part.out.weight, std=0.05)
         other = wrap(network)
         batch = planes_of(33, 50)
         assert difference(run(other, batch, tile=16)[0], run(other, batch, tile=None)[0]) <= 1e-5

@@ -302,14 +302,14 @@ class _Engine:
         rows, columns = self.plan.parts[-1].rows.paste[1], self.plan.parts[-1].columns.paste[1]
         return (self.map_total / (rows * columns)).float(), self.map_peak
 
-    def gains(self) -> tuple[Tensor, Tensor]:
+    def gains(self) -> tuple[Tensor, ...]:
         """Turn the sums into the channel gains of the whole image (Eq. 8)."""
         if self.total is None:
             raise RuntimeError("gains are known after phase 1 only")
         with torch.inference_mode():  # a few numbers: float32 costs nothing
             return self.network.attention((self.total / self.positions).float())
 
-    def restore(self, window: Window, gains: tuple[Tensor, Tensor]) -> None:
+    def restore(self, window: Window, gains: tuple[Tensor, ...]) -> None:
         """Phase 2: restore the window and paste what is its own."""
         with torch.inference_mode(), self._autocast():
             separated = self._separate(window) if self.whole is None else self.whole

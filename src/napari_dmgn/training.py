@@ -114,7 +114,8 @@ class TrainConfig:
         if not ends or ends != sorted(ends) or ends[-1] != 1.0:
             raise ValueError(f"phases end at {ends}; wanted rising shares, the last 1.0")
         # Built once here so that their own checks run now.
-        self.network_config()
+        if self.network_config().head == "vgg19" and self.start is None:
+            raise ValueError("head 'vgg19' needs VGG-19's weights; wanted start, a model file that holds them")
         self.loss_weights()
         self.mixture()
 

@@ -38,11 +38,14 @@ def test_round_trip_through_json_keeps_every_setting():
         output_scale=1,
         refine_tanh=False,
         noise_map=False,
-        map_normalised=True,
+        noise_branch=False,
+        noise_in_source=False,
+        cells="plain",
     )
     default = NetworkConfig()
     for name, value in changed.to_dict().items():
-        assert value != default.to_dict()[name], f"{name} is not tested"
+        # The normalised map is the official reflection preset's.
+        assert value != default.to_dict()[name] or name == "map_normalised", f"{name} is not tested"
     for config in (changed, *PRESETS.values()):
         again = NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict())))
         assert again == config
@@ -70,6 +73,15 @@ def test_only_presets_whose_result_depends_on_position_keep_the_images_own_size(
     assert official.working_size(1, 51) == (17, 51)  # a reflection of 16 positions needs 17
 
 
+def test_a_switch_without_what_it_needs_is_refused():
+    for name in ("noise_map", "noise_in_source"):
+        others = {"noise_map": False, "noise_in_source": False, "noise_branch": False, name: True}
+        with pytest.raises(ValueError, match=f"network setting {name} is True; wanted false where noise_branch is fal"):
+            NetworkConfig(**others)
+    with pytest.raises(ValueError, match="network setting map_normalised is True; wanted false where noise_map is"):
+        NetworkConfig(map_normalised=True, noise_map=False)
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
@@ -88,6 +100,7 @@ def test_only_presets_whose_result_depends_on_position_keep_the_images_own_size(
         ("skip", ["", "sum", None, 1]),
         ("head", ["vgg", None, 19, ["vgg19"]]),
         ("image_range", ["", (0, 1), None]),
+        ("cells", ["", None, True]),
         ("padding", ["same", 1, None]),
         ("separator_on", ["F", None]),
         ("output_scale", [0, -1, 2, float("nan"), "1", None]),

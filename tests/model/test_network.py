@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_dmgn.model.config import PRESETS, NetworkConfig
+from napari_dmgn.model.config import ABLATIONS, PRESETS, NetworkConfig
 from napari_dmgn.model.network import DMGN
 
 IMAGES = ("background", "coarse", "noise", "noise_map")
@@ -20,8 +20,9 @@ def build(config: NetworkConfig, seed: int = 1) -> DMGN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DMGN(config)
-        for last in (network.background_branch.out, network.noise_branch.out, network.refiner.out):
-            torch.nn.init.normal_(last.weight, std=0.05)
+        for part in (network.background_branch, network.noise_branch, network.refiner):
+            if part is not None:
+                torch.nn.init.normal_(part.out.weight, std=0.05)
     return network
 
 
@@ -80,6 +81,28 @@ def test_any_size_is_the_padded_image_cropped(tiny_network):
             found = getattr(out, name)
             assert found.shape == (1, 1 if name == "noise_map" else 3, h, w)
             torch.testing.assert_close(found, getattr(whole, name)[..., :h, :w])
+
+
+@pytest.mark.parametrize("variant", ABLATIONS)
+def test_each_variant_of_table_one_is_the_paper_without_what_it_lacks(variant, tiny_config):
+    network = build(replace(tiny_config, attention_reduction=1, **ABLATIONS[variant]))
+    image = images(2, 17, 24)
+    out = network(image, masks=True)
+    (out.background - 0.5).square().sum().backward()  # the background alone reaches every part that there is
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    parts = {"Base": [], "RDMC": ["background", "refine"]}.get(variant, ["background", "noise", "refine"])
+    assert list(dict.fromkeys(name.split("/")[0] for name in out.masks)) == parts
+    whole = dict(build(replace(tiny_config, attention_reduction=1)).named_parameters())
+    own = dict(network.named_parameters())
+    assert set(own) <= set(whole)
+    assert (set(own) == set(whole)) == (variant in ("R-RDMC", "DMGN"))
+    assert (own["refiner.enter.weight"].shape == whole["refiner.enter.weight"].shape) == (variant == "DMGN")
+    if network.noise_branch is None:
+        torch.testing.assert_close(out.noise, image - out.coarse)
+    assert out.noise_map.shape == (2, 1, 17, 24)
+    with torch.no_grad():
+        alone = network(image[1:]).background
+    torch.testing.assert_close(out.background[1:], alone, atol=1e-5, rtol=0)
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from napari_dmgn.model.config import Padding
 __all__ = [
     "ChannelAttention",
     "DeepMaskingCell",
+    "PlainCell",
     "SpatialAttention",
     "conv3x3",
     "fuse_background_map",
@@ -145,6 +146,21 @@ class DeepMaskingCell(nn.Module):
         if background_map is not None:
             mask = fuse_background_map(mask, background_map, weight)
         return torch.addcmul(x, mask, h), mask
+
+
+class PlainCell(nn.Module):
+    """Two 3x3 convolutions, each with ReLU: what Table I's Base model has in place of a cell (Y = H(X))."""
+
+    def __init__(
+        self, *, channels: int, mask_channels: int, dilation: int = 1, bias: bool = True, padding: Padding = "zeros"
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
+        self.conv2 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
+
+    def forward(self, x: Tensor, *, background_map: Tensor | None = None, weight: float = 0.0) -> tuple[Tensor, None]:
+        """Return the output, and no mask that a background map could regularise."""
+        return torch.relu_(self.conv2(torch.relu_(self.conv1(x)))), None
 
 
 def fuse_background_map(mask: Tensor, background_map: Tensor, weight: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from napari_dmgn.model.reach import VGG_CONVOLUTIONS, receptive_radius
 
-__all__ = ["PRESETS", "NetworkConfig", "Padding"]
+__all__ = ["ABLATIONS", "PRESETS", "NetworkConfig", "Padding"]
 
 Padding = Literal["zeros", "reflect"]
 """What a 3x3 convolution sees beyond the border."""
@@ -17,22 +17,14 @@ _VGG_LEVELS = len(VGG_CONVOLUTIONS)
 _CHOICES = {
     "skip": ("add", "concat", "concat-wide"),
     "head": ("learned", "vgg19"),
+    "cells": ("masking", "plain"),
     "image_range": ("unit", "signed"),
     "padding": ("zeros", "reflect"),
     "separator_on": ("features", "hidden"),
 }
-_SWITCHES = (
-    "align_corners",
-    "cell_bias",
-    "attention_bias",
-    "map_bias",
-    "coarse_residual",
-    "noise_residual",
-    "output_hidden",
-    "refine_tanh",
-    "noise_map",
-    "map_normalised",
-)
+# A switch, and the one that it needs.
+_NEEDS = {"noise_map": "noise_branch", "noise_in_source": "noise_branch", "map_normalised": "noise_map"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
@@ -101,6 +93,12 @@ class NetworkConfig:
     """Whether the refinement passes tanh before it is added to the image."""
     noise_map: bool = True
     """Whether there is a noise distribution map and the refining masks heed it (Eq. 9-10)."""
+    cells: str = "masking"
+    """What the generators iterate: "masking", the paper's cell (Eq. 4-5), or "plain" convolutions (Table I)."""
+    noise_branch: bool = True
+    """Whether R is generated at all (Eq. 1; not in Table I's Base and RDMC)."""
+    noise_in_source: bool = True
+    """Whether the refining phase's source E has -ACA(F(R)) (Eq. 6; not in Table I's R-RDMC)."""
     map_normalised: bool = False
     """Shift and scale the map over the whole image: (A_r - mean) / (max - mean) (release, reflection)."""
 
@@ -128,8 +126,11 @@ class NetworkConfig:
         _check("refine_kernel", self.refine_kernel, lambda v: v in (1, 3), "1 or 3")
         for name, choices in _CHOICES.items():
             _check(name, getattr(self, name), lambda v, c=choices: isinstance(v, str) and v in c, f"one of {choices}")
-        for name in _SWITCHES:
+        for name in [f.name for f in fields(self) if isinstance(f.default, bool)]:
             _check(name, getattr(self, name), lambda v: isinstance(v, bool), "true or false")
+        for name, needed in _NEEDS.items():
+            fine = getattr(self, needed) or not getattr(self, name)
+            _check(name, getattr(self, name), lambda _, fine=fine: fine, f"false where {needed} is false")
         _check("output_scale", self.output_scale, lambda v: 0 < v <= 1, "a number above 0 and up to 1")
         _check(
             "attention_reduction",
@@ -279,3 +280,12 @@ PRESETS: dict[str, NetworkConfig] = {
 }
 """Ready-made configurations by name: `compact` is shipped, `base` is wider, `paper` is figure 2 with the
 map (Eq. 9) for every task, and `official-*` are what the authors released (see `official`)."""
+
+_NO_NOISE: dict[str, Any] = {"noise_branch": False, "noise_map": False, "noise_in_source": False}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "Base": {**_NO_NOISE, "cells": "plain"},
+    "RDMC": _NO_NOISE,
+    "R-RDMC": {"noise_in_source": False},
+    "DMGN": {},
+}
+"""Table I's variants as changes of any preset; its Coarse is the coarse background of DMGN."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_dmgn.model.blocks import DeepMaskingCell, conv3x3
+from napari_dmgn.model.blocks import DeepMaskingCell, PlainCell, conv3x3
 from napari_dmgn.model.config import Padding
 from napari_dmgn.model.features import enlarge
 
@@ -41,6 +41,8 @@ class Branch(nn.Module):
         End in a 3x3 convolution, ReLU and a 1x1 convolution.
     output_scale : float
         Factor on the image.
+    masking : bool
+        Cells are deep-masking; if not, plain convolutions.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Branch(nn.Module):
         align_corners: bool = False,
         output_hidden: bool = False,
         output_scale: float,
+        masking: bool = True,
     ) -> None:
         super().__init__()
         fine, coarse = widths[:-1], widths[1:]
@@ -64,9 +67,10 @@ class Branch(nn.Module):
         self.align_corners = align_corners
         self.output_scale = output_scale
 
-        def cell(channels: int) -> DeepMaskingCell:
+        def cell(channels: int) -> nn.Module:
+            kind = DeepMaskingCell if masking else PlainCell
             mask_channels = max(channels // mask_reduction, 1)
-            return DeepMaskingCell(channels=channels, mask_channels=mask_channels, bias=bias, padding=padding)
+            return kind(channels=channels, mask_channels=mask_channels, bias=bias, padding=padding)
 
         def conv(a: int, b: int) -> nn.Conv2d:
             return conv3x3(a, b, padding=padding)
@@ -123,7 +127,7 @@ class Branch(nn.Module):
 
 def _run(cell: nn.Module, x: Tensor, masks: list[Tensor] | None) -> Tensor:
     x, mask = cell(x)
-    if masks is not None:
+    if masks is not None and mask is not None:
         masks.append(mask)
     return x
 
@@ -155,6 +159,8 @@ class Refiner(nn.Module):
         Factor on the refinement.
     tanh : bool
         Pass the refinement through tanh.
+    masking : bool
+        Cells are deep-masking; if not, plain convolutions.
     """
 
     def __init__(
@@ -172,14 +178,16 @@ class Refiner(nn.Module):
         padding: Padding = "zeros",
         output_scale: float,
         tanh: bool = True,
+        masking: bool = True,
     ) -> None:
         super().__init__()
         self.output_scale = output_scale
         self.tanh = tanh
         self.enter = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, padding_mode=padding)
         mask_channels = max(channels // mask_reduction, 1)
+        kind = DeepMaskingCell if masking else PlainCell
         self.cells = nn.ModuleList(
-            DeepMaskingCell(channels=channels, mask_channels=mask_channels, dilation=d, bias=bias, padding=padding)
+            kind(channels=channels, mask_channels=mask_channels, dilation=d, bias=bias, padding=padding)
             for d in dilations
         )
         self.hidden = nn.Conv2d(channels, channels, 1)
@@ -201,7 +209,7 @@ class Refiner(nn.Module):
         x = torch.relu_(self.enter(source))
         for cell, weight in zip(self.cells, self.weights, strict=True):
             x, mask = cell(x, background_map=background_map, weight=weight)
-            if masks is not None:
+            if masks is not None and mask is not None:
                 masks.append(mask)
         refinement: Tensor = self.out(torch.relu_(self.hidden(x))) * self.output_scale
         return torch.tanh(refinement) if self.tanh else refinement

@@ -46,13 +46,13 @@ class DMGN(nn.Module):
             padding=config.padding,
         )
         self.background_branch = self._branch(config, image_channels)
-        self.noise_branch = self._branch(config, image_channels)
+        self.noise_branch = self._branch(config, image_channels) if config.noise_branch else None
         self.channel_attention = ChannelAttention(
             channels=c, reduction=config.attention_reduction, bias=config.attention_bias, padding=config.padding
         )
         self.noise_attention = self._noise_attention(config) if config.noise_map else None
         self.refiner = Refiner(
-            in_channels=3 * c,
+            in_channels=(3 if config.noise_in_source else 2) * c,
             channels=c,
             dilations=config.refine_dilations,
             out_channels=image_channels,
@@ -64,6 +64,7 @@ class DMGN(nn.Module):
             padding=config.padding,
             output_scale=config.output_scale,
             tanh=config.refine_tanh,
+            masking=config.cells == "masking",
         )
         self._initialise()
 
@@ -103,6 +104,7 @@ class DMGN(nn.Module):
             align_corners=config.align_corners,
             output_hidden=config.output_hidden,
             output_scale=config.output_scale,
+            masking=config.cells == "masking",
         )
 
     def _initialise(self) -> None:
@@ -118,8 +120,9 @@ class DMGN(nn.Module):
                 with torch.no_grad():
                     module.conv2.weight.mul_(0.1)
         # Near-zero residuals at the start: the untrained network returns its input and no noise.
-        for last in (self.background_branch.out, self.noise_branch.out, self.refiner.out):
-            nn.init.normal_(last.weight, std=1e-2)
+        for part in (self.background_branch, self.noise_branch, self.refiner):
+            if part is not None:
+                nn.init.normal_(part.out.weight, std=1e-2)
 
     def place(self, device: torch.device | str) -> DMGN:
         """Move the network to a device, in the memory format that convolutions are fastest in."""
@@ -152,15 +155,18 @@ class DMGN(nn.Module):
             share = torch.sigmoid(self.separator.logits(source))
         background_part = source * share  # F_b
         kept: list[Tensor] | None = [] if masks else None
-        noise = self.noise_branch(source - background_part, kept)
-        if self.config.noise_residual:
-            noise = x + noise
+        noise = None
+        if self.noise_branch is not None:
+            noise = self.noise_branch(source - background_part, kept)
+            if self.config.noise_residual:
+                noise = x + noise
+        contrasts = self.config.noise_map or self.config.noise_in_source
         separated = Separated(
             image=x,
             features=features,
             background_part=background_part,
             noise=noise,
-            noise_features=self.head(noise),
+            noise_features=self.head(noise) if contrasts else None,
             background_share=share,
             masks=_named("noise", kept),
         )
@@ -170,7 +176,7 @@ class DMGN(nn.Module):
 
     def _distribution(self, s: Separated) -> Tensor:
         """A_r of Eq. 9 as sub-pixels, (N, stride**2, h, w): one full-resolution map after the shuffle."""
-        if self.noise_attention is None:
+        if self.noise_attention is None or s.noise_features is None:
             share = s.background_share.mean(dim=1, keepdim=True)
             return (1 - share).expand(-1, self.config.trunk_stride**2, -1, -1)
         return torch.sigmoid(self.noise_attention(torch.cat([s.features, s.noise_features], dim=1)))
@@ -180,23 +186,24 @@ class DMGN(nn.Module):
 
         Returns
         -------
-        (N, 2 C, H / s, W / s) float tensor
+        (N, 2 C or C, H / s, W / s) float tensor
             On a grid of s = 4 `trunk_stride` input pixels. Their mean over the whole image goes
             into `attention`.
         """
-        both = [separated.background_part, separated.noise_features]
-        responses = torch.cat([self.channel_attention.response(f) for f in both], dim=1)
+        features = [separated.background_part]
+        if self.config.noise_in_source and separated.noise_features is not None:
+            features.append(separated.noise_features)
+        responses = torch.cat([self.channel_attention.response(f) for f in features], dim=1)
         return responses.to(torch.promote_types(responses.dtype, torch.float32))
 
-    def attention(self, mean_responses: Tensor) -> tuple[Tensor, Tensor]:
+    def attention(self, mean_responses: Tensor) -> tuple[Tensor, ...]:
         """Turn the (N, 2 C) mean responses into the channel gains of F_b and of F(R) (Eq. 8)."""
-        of_background, of_noise = mean_responses.chunk(2, dim=1)
-        return self.channel_attention.gains(of_background), self.channel_attention.gains(of_noise)
+        return tuple(self.channel_attention.gains(r) for r in torch.split(mean_responses, self.config.width, 1))
 
     def refine(
         self,
         separated: Separated,
-        gains: tuple[Tensor, Tensor],
+        gains: tuple[Tensor, ...],
         *,
         map_range: tuple[Tensor, Tensor] | None = None,
         masks: bool = False,
@@ -206,8 +213,8 @@ class DMGN(nn.Module):
         Parameters
         ----------
         separated : Separated
-        gains : pair of (N, C, 1, 1) float tensors in [0, 1]
-            Of the whole image that `separated` is a part of.
+        gains : (N, C, 1, 1) float tensors in [0, 1]
+            Of F_b and, where it is in the source, of F(R), of the whole image that `separated` is a part of.
         map_range : pair of (N,) float tensors
             Mean and maximum of `Separated.noise_map` over the whole image; wanted where
             `config.map_normalised`.
@@ -227,19 +234,15 @@ class DMGN(nn.Module):
         background_map = 1 - noise_map.mean(dim=1, keepdim=True)  # A_b = 1 - A_r
         if config.map_normalised:
             noise_map = noise_map.clamp(0, 1)  # for the reader; Eq. 10 takes it as it is
-        source = torch.cat(
-            [
-                s.background_part * gains[0],
-                s.noise_features * -gains[1],
-                self.head(coarse),
-            ],
-            dim=1,
-        )  # E of Eq. 6, (N, 3 C, h, w)
+        parts = [s.background_part * gains[0]]
+        if config.noise_in_source and s.noise_features is not None:
+            parts.append(s.noise_features * -gains[1])
+        source = torch.cat([*parts, self.head(coarse)], dim=1)  # E of Eq. 6, (N, 3 C, h, w)
         background = s.image + self.refiner(source, background_map if config.noise_map else None, refining)
         return NetworkOutput(
             background=self._outward(background),
             coarse=self._outward(coarse),
-            noise=self._outward(s.noise),
+            noise=F.pixel_shuffle(s.image - coarse, config.trunk_stride) if s.noise is None else self._outward(s.noise),
             noise_map=F.pixel_shuffle(noise_map, config.trunk_stride),
             masks={
                 **_named("background", kept),

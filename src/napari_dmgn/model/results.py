@@ -16,7 +16,8 @@ class NetworkOutput:
     Attributes
     ----------
     background, coarse, noise : (N, 3, H, W) float tensors
-        B, B_coarse and R, in units of the input; not clipped.
+        B, B_coarse and R, in units of the input; not clipped. Of a network without a noise branch,
+        R is what the coarse background leaves of the input.
     noise_map : (N, 1, H, W) float tensor in [0, 1]
         The noise distribution map A_r (Eq. 9); of a network without one, the share of the features
         that the separator gives to the noise.
@@ -41,8 +42,8 @@ class Separated:
     image: Tensor  # (N, 3 s s, h, w)
     features: Tensor  # F(I), (N, C, h, w)
     background_part: Tensor  # F_b, (N, C, h, w)
-    noise: Tensor  # R, (N, 3 s s, h, w)
-    noise_features: Tensor  # F(R), (N, C, h, w)
+    noise: Tensor | None  # R, (N, 3 s s, h, w)
+    noise_features: Tensor | None  # F(R), (N, C, h, w), where something uses it
     background_share: Tensor  # A, (N, C or 1, h, w)
     noise_map: Tensor | None = None  # A_r, (N, s s, h, w), where the whole image scales it
     masks: dict[str, Tensor] = field(default_factory=dict)
