@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from napari_dmgn import losses
-from napari_dmgn.losses import LossWeights, noise_map_target, restoration_loss
+from napari_dmgn.losses import LossWeights, charbonnier, noise_map_target, restoration_loss
 from napari_dmgn.model.network import NetworkOutput
 
 TERMS = ("background", "background_fft", "coarse", "noise", "noise_map")
@@ -52,7 +52,7 @@ def test_terms_are_their_definitions(layers, output):
         "noise": np.abs(got["noise"] - noise).mean(),
         "noise_map": np.abs(output.noise_map.detach().numpy() - target).mean(),
     }
-    weights = LossWeights(background=2, background_fft=0.3, coarse=0.7, noise=1.1, noise_map=0.2)
+    weights = LossWeights(background=2, background_fft=0.3, coarse=0.7, noise=1.1, noise_map=0.2, balance=0)
     total, terms = restoration_loss(output, *layers, weights)
     assert list(terms) == list(wanted)
     for name, value in wanted.items():
@@ -73,6 +73,26 @@ def test_a_term_of_weight_zero_is_not_computed(name, layers, output, monkeypatch
         assert (getattr(output, image).grad is not None) == (image == of)
     monkeypatch.setattr(losses, "_fft_l1", lambda *_: pytest.fail("computed"))
     restoration_loss(output, *layers, LossWeights(background_fft=0))
+
+
+def test_balance_weighs_each_image_by_its_noise(output):
+    """Image k of a batch weighs 1 / (m_k + balance), normalised: worked out by hand from single images."""
+    background = torch.full((2, 3, 6, 8), 0.5)
+    noise = torch.stack([torch.full((3, 6, 8), level) for level in (0.03, 0.18)])
+    weights = only(background=1, balance=0.02)
+    total, _ = restoration_loss(output, background, noise, weights)
+    errors = (output.background.detach() - background).abs().mean(dim=(1, 2, 3)).numpy()
+    share = np.array([1 / 0.05, 1 / 0.20])
+    assert total.item() == pytest.approx((errors * share).sum() / share.sum(), rel=1e-5)
+
+
+def test_charbonnier_is_l1_above_epsilon_and_squares_below():
+    a, b = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    assert charbonnier(a, b, 0.0).item() == 1
+    assert charbonnier(a, b, 1e-3).item() == pytest.approx(1, abs=1e-3)
+    assert charbonnier(a, b, 100.0).item() == pytest.approx(1 / (2 * 100), rel=1e-2)  # d**2 / (2 epsilon)
+    small = torch.full((1, 1, 1, 1), 0.01)
+    assert charbonnier(a, small, 0.1).item() == pytest.approx(math.sqrt(0.01**2 + 0.1**2) - 0.1, rel=1e-3)
 
 
 def test_fourier_term_counts_every_pixel_alike(layers):

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from napari_dmgn.model.network import NetworkOutput
@@ -32,6 +31,10 @@ class LossWeights:
     map to the background's losses alone."""
     noise_map_scale: float = 0.1
     """Noise level, in units of the image, at which the map's target reaches 63 %."""
+
+    balance: float = 0.02
+    """An image of mean noise m weighs 1 / (m + balance) of its batch: a decibel gained in light rain
+    counts like one in heavy rain. 0 weighs all images alike, as in the paper."""
 
     def __post_init__(self) -> None:
         """Refuse weights that would turn learning round."""
@@ -78,13 +81,14 @@ def restoration_loss(
     terms : dict of detached scalar tensors
         Each term before its weight.
     """
+    share = _shares(noise, weights.balance)
     compute: dict[str, Callable[[], Tensor]] = {
-        "background": lambda: charbonnier(output.background.float(), background, epsilon),
-        "background_fft": lambda: _fft_l1(output.background.float(), background),
-        "coarse": lambda: charbonnier(output.coarse.float(), background, epsilon),
-        "noise": lambda: charbonnier(output.noise.float(), noise, epsilon),
+        "background": lambda: charbonnier(output.background.float(), background, epsilon, share),
+        "background_fft": lambda: _fft_l1(output.background.float(), background, share),
+        "coarse": lambda: charbonnier(output.coarse.float(), background, epsilon, share),
+        "noise": lambda: charbonnier(output.noise.float(), noise, epsilon, share),
         "noise_map": lambda: charbonnier(
-            output.noise_map.float(), noise_map_target(noise, weights.noise_map_scale), epsilon
+            output.noise_map.float(), noise_map_target(noise, weights.noise_map_scale), epsilon, share
         ),
     }
     terms = {name: f() for name, f in compute.items() if getattr(weights, name) > 0}
@@ -94,18 +98,32 @@ def restoration_loss(
     return total, {name: term.detach() for name, term in terms.items()}
 
 
-def charbonnier(a: Tensor, b: Tensor, epsilon: float) -> Tensor:
+def charbonnier(a: Tensor, b: Tensor, epsilon: float, share: Tensor | None = None) -> Tensor:
     """Return the mean of sqrt(d**2 + epsilon**2) - epsilon: L1 far above epsilon, squares below.
 
     Under uncertainty L1 is least at the median, which for noise that covers less than half of the
     pixels is no noise at all; squares are least at the mean.
+
+    Parameters
+    ----------
+    a, b : (N, C, H, W) float tensors
+    epsilon : float
+        0 is L1.
+    share : (N,) float tensor or None
+        Each image's weight; None weighs all alike.
     """
-    if epsilon == 0:
-        return F.l1_loss(a, b)
-    return torch.sqrt((a - b) ** 2 + epsilon**2).mean() - epsilon
+    d = (a - b).abs() if epsilon == 0 else torch.sqrt((a - b) ** 2 + epsilon**2) - epsilon
+    return d.mean() if share is None else (d.mean(dim=(1, 2, 3)) * share).mean()
 
 
-def _fft_l1(a: Tensor, b: Tensor) -> Tensor:
+def _shares(noise: Tensor, balance: float) -> Tensor | None:
+    if balance == 0:
+        return None
+    inverse = 1 / (noise.abs().mean(dim=(1, 2, 3)) + balance)
+    return inverse / inverse.mean()
+
+
+def _fft_l1(a: Tensor, b: Tensor, share: Tensor | None) -> Tensor:
     # The transform is linear, so one of the difference does; "ortho" keeps the scale of pixels.
     spectrum: Tensor = torch.fft.rfft2(a - b, norm="ortho")
-    return spectrum.abs().mean()
+    return spectrum.abs().mean() if share is None else (spectrum.abs().mean(dim=(1, 2, 3)) * share).mean()
