@@ -368,7 +368,7 @@ def test_bad_data_is_refused_before_anything_is_written(pictures, tmp_path):
 
 
 def test_a_head_of_vgg_is_not_trained_from_made_up_features(pictures, tmp_path):
-    with pytest.raises(ValueError, match=r"needs VGG-19's weights; wanted start, a model file"):
+    with pytest.raises(ValueError, match=r"needs VGG-19's weights; wanted start, a model file with them"):
         settings(pictures, tmp_path, preset="paper")
 
 

@@ -115,7 +115,7 @@ class TrainConfig:
             raise ValueError(f"phases end at {ends}; wanted rising shares, the last 1.0")
         # Built once here so that their own checks run now.
         if self.network_config().head == "vgg19" and self.start is None:
-            raise ValueError(f"preset {self.preset!r} needs VGG-19's weights; wanted start, a model file that holds them")
+            raise ValueError(f"preset {self.preset!r} needs VGG-19's weights; wanted start, a model file with them")
         self.loss_weights()
         self.mixture()
 
