@@ -129,6 +129,12 @@ def test_a_position_dependent_network_takes_a_whole_image_at_its_own_size():
             np.testing.assert_allclose(found.masks[name], mask[:, 0, :height, :width], atol=1e-5)
 
 
+def test_a_normalised_map_works_in_bf16():
+    batch = planes_of(37, 51)
+    full, half = (run(official(), batch, tile=None, precision=p)[0] for p in ("float32", "bf16"))
+    assert 0 < np.abs(half.background - full.background).mean() < 0.05
+
+
 def test_tiles_of_a_position_dependent_network_cover_everything_and_say_that_they_are_approximate():
     model = official()
     for h, w in ((17, 33), (37, 51), (49, 16)):  # last windows of one pixel, of a few, and of padding

@@ -175,7 +175,8 @@ def normalise_map(noise_map: Tensor, mean: Tensor, peak: Tensor) -> Tensor:
     """
     mean, peak = mean[:, None, None, None], peak[:, None, None, None]
     # A map without any contrast is all mean: it becomes 0.
-    return (noise_map - mean) / (peak - mean).clamp_min(torch.finfo(noise_map.dtype).tiny)
+    scaled = (noise_map - mean) / (peak - mean).clamp_min(torch.finfo(mean.dtype).tiny)
+    return scaled.to(noise_map.dtype)  # the range of a tiled image comes in float32
 
 
 class ChannelAttention(nn.Module):
