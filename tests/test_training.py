@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from napari_dmgn import checkpoint, training
+import napari_dmgn
+from napari_dmgn import checkpoint
 from napari_dmgn.data import PicturePool, find_pictures, split_pictures
 from napari_dmgn.losses import restoration_loss
 from napari_dmgn.model.config import PRESETS
-from napari_dmgn.training import TrainConfig, iter_train, train
+from napari_dmgn.training import TrainConfig, iter_train, loop, train, validation
+from napari_dmgn.training import run as run_module
 
 NETWORK = {
     "width": 8,
@@ -82,7 +85,7 @@ def uninterrupted(pictures, tmp_path_factory):
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
-    for name in (training.STATE, training.MODEL):
+    for name in (run_module.STATE, loop.MODEL):
         first, second = bits(folder / name), bits(other / name)
         assert first.keys() == second.keys()
         assert [k for k in first if first[k] != second[k]] == []
@@ -125,7 +128,7 @@ def test_killed_trainer_resumes_to_the_same_weights(pictures, uninterrupted, tmp
                 os.kill(child.pid, signal.SIGKILL)
                 break
     assert child.returncode == -signal.SIGKILL
-    assert not (tmp_path / "run" / training.MODEL).exists()
+    assert not (tmp_path / "run" / loop.MODEL).exists()
     rest = list(iter_train(replace(config, save_minutes=3), resume=True))
     assert 1 < rest[0].step < STEPS  # it did go on, not start anew
     assert_same_run(tmp_path / "run", uninterrupted[0])
@@ -133,12 +136,12 @@ def test_killed_trainer_resumes_to_the_same_weights(pictures, uninterrupted, tmp
 
 def test_resuming_without_a_state_starts_anew_and_after_the_end_does_nothing(pictures, uninterrupted, tmp_path):
     config = settings(pictures, tmp_path)
-    assert train(config, resume=True) == tmp_path / training.MODEL
+    assert train(config, resume=True) == tmp_path / loop.MODEL
     assert_same_run(tmp_path, uninterrupted[0])
-    before = (tmp_path / training.MODEL).stat().st_mtime_ns
+    before = (tmp_path / loop.MODEL).stat().st_mtime_ns
     assert list(iter_train(config, resume=True)) == []
-    assert train(config, resume=True) == tmp_path / training.MODEL
-    assert (tmp_path / training.MODEL).stat().st_mtime_ns == before
+    assert train(config, resume=True) == tmp_path / loop.MODEL
+    assert (tmp_path / loop.MODEL).stat().st_mtime_ns == before
 
 
 def test_killed_between_model_and_last_state_still_ends_with_a_model(pictures, uninterrupted, tmp_path, monkeypatch):
@@ -152,7 +155,7 @@ def test_killed_between_model_and_last_state_still_ends_with_a_model(pictures, u
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "save_state", killed)
+        patch.setattr(run_module.Run, "save_state", killed)
         with pytest.raises(KeyboardInterrupt):
             list(iter_train(config, resume=True))
     train(config, resume=True)
@@ -185,7 +188,7 @@ def test_an_interrupt_within_a_step_saves_no_half_updated_state(pictures, uninte
 
 def test_an_interrupt_between_two_steps_loses_nothing(pictures, tmp_path, monkeypatch):
     config = settings(pictures, tmp_path)
-    pair = training._Run.pair
+    pair = run_module.Run.pair
 
     def interrupted(self, *args):
         if self.step == 5:
@@ -193,7 +196,7 @@ def test_an_interrupt_between_two_steps_loses_nothing(pictures, tmp_path, monkey
         return pair(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "pair", interrupted)
+        patch.setattr(run_module.Run, "pair", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(iter_train(config))
     assert next(iter_train(config, resume=True)).step == 6
@@ -203,13 +206,13 @@ def test_an_earlier_run_is_neither_lost_nor_mixed_up(pictures, uninterrupted, tm
     config = settings(pictures, tmp_path, seed=9)
     next(events := iter_train(config))
     events.close()
-    state = (tmp_path / training.STATE).read_bytes()
+    state = (tmp_path / run_module.STATE).read_bytes()
     with pytest.raises(ValueError, match="holds an earlier run; resume it, or allow to overwrite it"):
         iter_train(config)
     for change in ({"seed": 5}, {"steps": 24}, {"learning_rate": 2e-3}, {"losses": {"noise": 0}}, {"network": {}}):
         with pytest.raises(ValueError, match=f"other settings than before: \\['{next(iter(change))}'\\]"):
             iter_train(replace(config, **change), resume=True)
-    assert (tmp_path / training.STATE).read_bytes() == state
+    assert (tmp_path / run_module.STATE).read_bytes() == state
     # Overwritten and killed before its first save: the earlier state must not come back.
     again = settings(pictures, tmp_path)
     iter_train(again, overwrite=True)
@@ -254,7 +257,7 @@ def test_one_fixed_pair_is_overfitted(pictures, tmp_path):
         network={**NETWORK, "trunk_stride": 2, "width": 16, "branch_widths": [16, 16]},
         precision="float32",
     )
-    run = training._Run(config)
+    run = run_module.Run(config)
     pool = PicturePool(find_pictures(pictures), least=32)
     fixed = run.pair(pool, 32, 1)
     run.pair = lambda *_: fixed
@@ -267,7 +270,7 @@ def test_one_fixed_pair_is_overfitted(pictures, tmp_path):
 
 def test_average_follows_its_formula(pictures, tmp_path):
     config = settings(pictures, tmp_path, ema=0.3)
-    run = training._Run(config)
+    run = run_module.Run(config)
     pool = PicturePool(find_pictures(pictures), least=48)
     wanted = {k: v.double().clone() for k, v in run.network.state_dict().items()}
     decays = []
@@ -285,7 +288,7 @@ def test_average_follows_its_formula(pictures, tmp_path):
 
 def test_rate_rises_linearly_then_falls_along_a_cosine(pictures, tmp_path):
     config = settings(pictures, tmp_path, steps=200, warmup=0.1, learning_rate=2e-3, final_rate=0.05)
-    run = training._Run(config)
+    run = run_module.Run(config)
     rates = [run.schedule(step)[0] for step in range(200)]
     np.testing.assert_allclose(rates[:20], 2e-3 * np.arange(1, 21) / 20)
     assert max(rates) == pytest.approx(2e-3)
@@ -293,18 +296,18 @@ def test_rate_rises_linearly_then_falls_along_a_cosine(pictures, tmp_path):
     assert all(a > b for a, b in pairwise(falling))
     assert rates[110] == pytest.approx(2e-3 * (0.05 + 0.95 * 0.5))  # half way down the cosine
     assert 2e-3 * 0.05 < rates[-1] < 2e-3 * 0.0505
-    flat = training._Run(settings(pictures, tmp_path, steps=10, warmup=0))
+    flat = run_module.Run(settings(pictures, tmp_path, steps=10, warmup=0))
     assert flat.schedule(0)[0] == pytest.approx(1e-3)
 
 
 def test_phases_switch_where_they_say(pictures, tmp_path):
     config = settings(pictures, tmp_path, steps=8, phases=[[0.25, 16, 4], [0.5, 24, 3], [1.0, 48, 1]])
-    sizes = [training._Run(config).schedule(step)[1:] for step in range(8)]
+    sizes = [run_module.Run(config).schedule(step)[1:] for step in range(8)]
     assert sizes == [(16, 4)] * 2 + [(24, 3)] * 2 + [(48, 1)] * 4
 
 
 def test_weight_decay_spares_what_has_one_axis(pictures, tmp_path):
-    run = training._Run(settings(pictures, tmp_path, weight_decay=0.02))
+    run = run_module.Run(settings(pictures, tmp_path, weight_decay=0.02))
     decay = {id(p): group["weight_decay"] for group in run.optimiser.param_groups for p in group["params"]}
     names = dict(run.network.named_parameters())
     assert len(decay) == len(names)
@@ -313,7 +316,7 @@ def test_weight_decay_spares_what_has_one_axis(pictures, tmp_path):
 
 
 def test_steps_draw_different_pairs_and_each_its_own_again(pictures, tmp_path):
-    run = training._Run(settings(pictures, tmp_path))
+    run = run_module.Run(settings(pictures, tmp_path))
     pool = PicturePool(find_pictures(pictures), least=32)
     pairs = []
     for step in (0, 1, 0):
@@ -330,21 +333,21 @@ def test_steps_draw_different_pairs_and_each_its_own_again(pictures, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_state_good(where, pictures, tmp_path, monkeypatch):
     calls = []
 
-    def broken(*args):
-        loss, terms = restoration_loss(*args)
+    def broken(*args, **options):
+        loss, terms = restoration_loss(*args, **options)
         calls.append(1)
         if len(calls) == 4:
             # sqrt(0) is finite, its slope is not
             loss = loss * math.nan if where == "loss" else loss + (loss - loss).sqrt()
         return loss, terms
 
-    monkeypatch.setattr(training, "restoration_loss", broken)
+    monkeypatch.setattr(run_module, "restoration_loss", broken)
     config = settings(pictures, tmp_path)
     steps = []
     with pytest.raises(FloatingPointError, match=r"at step 4.*lower learning_rate"):
         steps.extend(event.step for event in iter_train(config))
     monkeypatch.undo()
-    run = training._Run(config)
+    run = run_module.Run(config)
     run.load_state()
     assert run.step == 3
     for tensors in (run.network.state_dict(), run.average):
@@ -375,7 +378,7 @@ def test_a_head_of_vgg_is_not_trained_from_made_up_features(pictures, tmp_path):
 def test_warm_start_begins_with_the_given_weights(pictures, tmp_path, tiny_checkpoint):
     config = settings(pictures, tmp_path, start=str(tiny_checkpoint), learning_rate=1e-12, warmup=0, weight_decay=0)
     given = bits(tiny_checkpoint)
-    run = training._Run(config)
+    run = run_module.Run(config)
     for tensors in (run.network.state_dict(), run.average):
         assert {k: v.contiguous().numpy().tobytes() for k, v in tensors.items()} == given
     trained = checkpoint.load(train(config)).network.state_dict()
@@ -393,9 +396,9 @@ def test_events_count_and_validate_as_asked(uninterrupted):
     folder, events = uninterrupted
     assert [event.step for event in events] == list(range(1, STEPS + 1))
     assert [event.step for event in events if event.validation] == [5, 10, 12]
-    assert [event.model for event in events] == [None] * (STEPS - 1) + [folder / training.MODEL]
+    assert [event.model for event in events] == [None] * (STEPS - 1) + [folder / loop.MODEL]
     assert all(a.seconds < b.seconds for a, b in pairwise(events))
-    lines = [json.loads(line) for line in (folder / training.LOG).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / loop.LOG).read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert [line["validation"] for line in lines] == [event.validation for event in events if event.validation]
     weights = settings(Path("x"), Path("y")).loss_weights()
@@ -414,10 +417,9 @@ def test_validation_scores_are_those_of_the_named_protocol(pictures, uninterrupt
     folder, events = uninterrupted
     scores = events[-1].validation
     assert set(scores) == {"light input", "light output", "heavy input", "heavy output"}
-    config = settings(pictures, folder)
     _, held_out = split_pictures(find_pictures(pictures), 2)
     clean = PicturePool(held_out, least=32).centres(32)
-    pair = LightRain()(clean, torch.Generator().manual_seed(config.seed))
+    pair = LightRain()(clean, torch.Generator().manual_seed(validation.SEED))
 
     def score(images):
         byte = [(i.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy() for i in (*images, *clean)]
@@ -425,19 +427,47 @@ def test_validation_scores_are_those_of_the_named_protocol(pictures, uninterrupt
         return np.mean([peak_signal_noise_ratio(luma(b), luma(a), data_range=255) for a, b in pairs])
 
     assert scores["light input"] == pytest.approx(score(pair.input), abs=6e-4)
-    model = checkpoint.load(folder / training.MODEL)
+    model = checkpoint.load(folder / loop.MODEL)
     with torch.inference_mode():
         output = model(pair.input).background
     # bf16 where the machine has it: a few hundredths of a decibel
     assert scores["light output"] == pytest.approx(score(output), abs=0.1)
 
 
+def test_card_takes_further_entries_and_the_file_half_the_bytes(pictures, tmp_path, uninterrupted):
+    extra = {"licence": "CC0-1.0", "not_trained_for": ["snow"]}
+    path = train(settings(pictures, tmp_path, steps=2, half=True, card=extra))
+    header = checkpoint.read_header(path)
+    assert {k: header.card[k] for k in extra} == extra
+    assert {dtype for dtype, _ in header.tensors.values()} == {"F16"}
+    whole = checkpoint.read_header(uninterrupted[0] / loop.MODEL)
+    assert {dtype for dtype, _ in whole.tensors.values()} == {"F32"}
+
+
+def test_resume_refuses_other_pictures(pictures, tmp_path):
+    config = settings(pictures, tmp_path / "run")
+    events = iter_train(config)
+    next(events)
+    events.close()
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    held_out = split_pictures(find_pictures(other), 2)[1]
+    changed = next(p for p in find_pictures(other) if p not in held_out)
+    pixels = np.asarray(Image.open(changed)).copy()
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(changed)
+    with pytest.raises(ValueError, match="other training pictures"):
+        iter_train(replace(config, data=str(other)), resume=True)
+    assert next(iter_train(config, resume=True)).step == 2
+
+
 def test_card_tells_where_the_model_comes_from(pictures, uninterrupted):
     folder, events = uninterrupted
-    header = checkpoint.read_header(folder / training.MODEL)
+    header = checkpoint.read_header(folder / loop.MODEL)
     card = header.card
     assert header.task == card["task"] == "rain"
-    assert (card["name"], card["licence"], card["input_range"]) == ("rain", "BSD-3-Clause", [0, 1])
+    assert (card["name"], card["version"], card["input_range"]) == ("rain", napari_dmgn.__version__, [0, 1])
+    assert card["training"]["steps"] == STEPS
     training_part, _ = split_pictures(find_pictures(pictures), 2)
     assert card["training"]["pictures"] == 3
     assert card["training"]["data_sha256"] == PicturePool(training_part, least=1).digest
@@ -454,7 +484,7 @@ def test_card_tells_where_the_model_comes_from(pictures, uninterrupted):
 
 def test_model_file_holds_the_average_not_the_last_weights(uninterrupted):
     folder, _ = uninterrupted
-    state, model = bits(folder / training.STATE), bits(folder / training.MODEL)
+    state, model = bits(folder / run_module.STATE), bits(folder / loop.MODEL)
     assert {k: state[f"average/{k}"] for k in model} == model
     assert any(state[f"network/{k}"] != model[k] for k in model)
 
