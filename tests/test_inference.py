@@ -1,5 +1,6 @@
 """A tiled image equals a whole one; the engine is a generator that leaves no trace."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from napari_dmgn import inference
 from napari_dmgn.inference import Planes, Step, iter_infer, plan
-from napari_dmgn.model.config import PRESETS, NetworkConfig
+from napari_dmgn.model.config import ABLATIONS, PRESETS, NetworkConfig
 from napari_dmgn.model.descriptor import Metadata, Model
 from napari_dmgn.model.network import DMGN
 
@@ -88,16 +89,78 @@ def test_tiled_equals_whole_for_other_networks(tiny_network):
     changes = [
         {"trunk_stride": 1, "skip": "concat", "refine_kernel": 3, "attention_convolutions": 2},
         {"trunk_stride": 4, "head_levels": 3, "branch_widths": (8,)},
+        *ABLATIONS.values(),
     ]
     for change in changes:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             network = DMGN(NetworkConfig(**{**tiny_network.config.to_dict(), **change})).eval()
-            for last in (network.background_branch.out, network.noise_branch.out, network.refiner.out):
-                torch.nn.init.normal_(last.weight, std=0.05)
+            for part in (network.background_branch, network.noise_branch, network.refiner):
+                if part is not None:
+                    torch.nn.init.normal_(part.out.weight, std=0.05)
         other = wrap(network)
         batch = planes_of(33, 50)
         assert difference(run(other, batch, tile=16)[0], run(other, batch, tile=None)[0]) <= 1e-5
+
+
+def official(**changes):
+    """The official reflection model's way of assembly, narrow and shallow."""
+    small = {"width": 8, "branch_widths": (8, 8), "bottleneck_cells": 1, "refine_dilations": (1, 2)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        preset = PRESETS["official-reflection"]
+        return wrap(DMGN(replace(preset, attention_reduction=2, **small, **changes)).eval())
+
+
+@torch.inference_mode()
+def test_a_position_dependent_network_takes_a_whole_image_at_its_own_size():
+    model = official()
+    for h, w in ((1, 1), (17, 21), (18, 35), (37, 51)):
+        batch = planes_of(h, w, n=2)
+        found, steps = run(model, batch, tile=None, masks=True)
+        wanted = model(torch.from_numpy(batch), masks=True)
+        assert steps == 2
+        assert found.report["fallbacks"] == []
+        np.testing.assert_allclose(found.background, wanted.background.clamp(0, 1), atol=1e-5)
+        np.testing.assert_allclose(found.noise, wanted.noise, atol=1e-5)
+        np.testing.assert_allclose(found.noise_map, wanted.noise_map[:, 0], atol=1e-5)
+        for name, mask in wanted.masks.items():
+            height, width = found.masks[name].shape[1:]
+            np.testing.assert_allclose(found.masks[name], mask[:, 0, :height, :width], atol=1e-5)
+
+
+def test_a_normalised_map_works_in_bf16():
+    batch = planes_of(37, 51)
+    full, half = (run(official(), batch, tile=None, precision=p)[0] for p in ("float32", "bf16"))
+    assert 0 < np.abs(half.background - full.background).mean() < 0.05
+
+
+def test_tiles_of_a_position_dependent_network_cover_everything_and_say_that_they_are_approximate():
+    model = official()
+    for h, w in ((17, 33), (37, 51), (49, 16)):  # last windows of one pixel, of a few, and of padding
+        batch = planes_of(h, w)
+        whole, _ = run(model, batch, tile=None, masks=True)
+        for halo in (0, 32):
+            tiled, _ = run(model, batch, tile=16, halo=halo, masks=True)
+            assert np.abs(tiled.background - whole.background).mean() < 0.02
+            assert np.abs(tiled.noise_map - whole.noise_map).mean() < 0.1
+            assert [text for text in tiled.report["fallbacks"] if "approximate" in text]
+            assert all(tiled.masks[name].shape == mask.shape for name, mask in whole.masks.items())
+            assert all(np.isfinite(mask).all() for mask in tiled.masks.values())
+
+
+def test_the_maps_mean_and_maximum_are_those_of_the_whole_image():
+    """Tiles of the hypercolumn head, of reflection padding and of the map's normalisation are exact."""
+    model = official(align_corners=False, skip="add")
+    height, width = 16, 2 * model.config.receptive_radius + 96
+    batch = planes_of(height, width)
+    batch[..., : width // 2] *= 0.2
+    whole, _ = run(model, batch, tile=None)
+    tiled, steps = run(model, batch, tile=width // 4)
+    assert steps > 4
+    assert tiled.report["fallbacks"] == []
+    assert difference(tiled, whole) <= 1e-5
+    assert difference(run(model, batch, tile=width // 4, halo=16)[0], whole) > 1e-4
 
 
 def test_a_halo_too_small_is_what_the_exact_one_prevents(attentive):

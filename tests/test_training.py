@@ -373,6 +373,11 @@ def test_bad_data_is_refused_before_anything_is_written(pictures, tmp_path):
     assert not run.exists()
 
 
+def test_a_head_of_vgg_is_not_trained_from_made_up_features(pictures, tmp_path):
+    with pytest.raises(ValueError, match=r"needs VGG-19's weights; wanted start, a model file with them"):
+        settings(pictures, tmp_path, preset="paper")
+
+
 def test_warm_start_begins_with_the_given_weights(pictures, tmp_path, tiny_checkpoint):
     config = settings(pictures, tmp_path, start=str(tiny_checkpoint), learning_rate=1e-12, warmup=0, weight_decay=0)
     given = bits(tiny_checkpoint)

@@ -131,7 +131,9 @@ def plan(
     config = model.config
     margin = config.receptive_radius if halo == "exact" else _whole_number("halo", halo, 0)
     stride = config.stride
-    padded = (_round_up(shape[0], stride), _round_up(shape[1], stride))
+    padded = config.working_size(*shape)
+    if not config.exact_tiles:  # a last window may be one pixel wide: its halo makes it workable
+        margin = max(margin, *config.working_size(1, 1))
     if tile == "auto":
         side = _tile_for_memory(config, padded, margin, devices.free_memory(device), precision)
     elif tile is None:
@@ -139,10 +141,24 @@ def plan(
     else:
         side = _round_up(_whole_number("tile", tile, 1), stride)
     if side is None or side >= max(padded):
-        parts = windows(padded, tile=padded, halo=0, stride=stride)
+        parts = [Window(rows=_whole(padded[0]), columns=_whole(padded[1]))]
         return Plan(device=device, precision=precision, tile=None, halo=0, parts=tuple(parts))
-    parts = windows(padded, tile=(side, side), halo=margin, stride=stride)
+    aligned = (_round_up(padded[0], stride), _round_up(padded[1], stride))
+    parts = [
+        Window(rows=_clipped(w.rows, padded[0]), columns=_clipped(w.columns, padded[1]))
+        for w in windows(aligned, tile=(side, side), halo=margin, stride=stride)
+    ]
     return Plan(device=device, precision=precision, tile=side, halo=margin, parts=tuple(parts))
+
+
+def _whole(length: int) -> Span:
+    return Span(read=(0, length), paste=(0, length))
+
+
+def _clipped(span: Span, length: int) -> Span:
+    """End a window at the image's border where the network takes the image's own size."""
+    (first, last), (start, stop) = span.read, span.paste
+    return Span(read=(first, min(last, length)), paste=(start, min(stop, length)))
 
 
 def _round_up(value: int, stride: int) -> int:
@@ -167,6 +183,8 @@ def _tile_for_memory(
 
 
 def _bytes_per_pixel(config: NetworkConfig, precision: str) -> float:
+    if config.head == "vgg19":  # measured: 7.0 kB in float32, 6.1 kB in bf16
+        return 7.5e3
     # About twelve feature maps of the trunk live at the refining phase's peak, beside some ten
     # float32 images; measured peaks of the compact network lie within a fifth of this.
     item = 2 if precision == "bf16" else 4
@@ -233,6 +251,8 @@ class _Engine:
         self.noise_map = np.empty((n, h, w), np.float32)
         self.masks: dict[str, NDArray[np.float32]] = {}
         self.total: Tensor | None = None
+        self.map_total: Tensor | None = None
+        self.map_peak: Tensor | None = None
         self.positions = 0
         self.whole: Separated | None = None  # phase 1's result, where one window is all
 
@@ -259,26 +279,42 @@ class _Engine:
             separated = self._separate(window)
             responses = self.network.responses(separated)
         cell = self.network.config.trunk_stride * self.network.channel_attention.stride
-        own = responses[..., _slice(window.rows.keep, cell), _slice(window.columns.keep, cell)]
+        own = responses[..., _slice(window.rows, cell), _slice(window.columns, cell)]
         self.positions += own.shape[2] * own.shape[3]
-        part = own.double().sum(dim=(2, 3)) if own.device.type != "mps" else own.sum(dim=(2, 3))
+        part = _sum(own, (2, 3))
         self.total = part if self.total is None else self.total + part
+        if separated.noise_map is not None:
+            self._gather_map(window, separated.noise_map)
         if len(self.plan.parts) == 1:
             self.whole = separated
 
-    def gains(self) -> tuple[Tensor, Tensor]:
+    def _gather_map(self, window: Window, noise_map: Tensor) -> None:
+        cell = self.network.config.trunk_stride
+        own = noise_map[..., _slice(window.rows, cell), _slice(window.columns, cell)]
+        part, peak = _sum(own, (1, 2, 3)), own.amax(dim=(1, 2, 3)).float()
+        self.map_total = part if self.map_total is None else self.map_total + part
+        self.map_peak = peak if self.map_peak is None else torch.maximum(self.map_peak, peak)
+
+    def _map_range(self) -> tuple[Tensor, Tensor] | None:
+        """Return the map's mean and maximum over the whole image, where the network wants them."""
+        if self.map_total is None or self.map_peak is None:
+            return None
+        rows, columns = self.plan.parts[-1].rows.paste[1], self.plan.parts[-1].columns.paste[1]
+        return (self.map_total / (rows * columns)).float(), self.map_peak
+
+    def gains(self) -> tuple[Tensor, ...]:
         """Turn the sums into the channel gains of the whole image (Eq. 8)."""
         if self.total is None:
             raise RuntimeError("gains are known after phase 1 only")
         with torch.inference_mode():  # a few numbers: float32 costs nothing
             return self.network.attention((self.total / self.positions).float())
 
-    def restore(self, window: Window, gains: tuple[Tensor, Tensor]) -> None:
+    def restore(self, window: Window, gains: tuple[Tensor, ...]) -> None:
         """Phase 2: restore the window and paste what is its own."""
         with torch.inference_mode(), self._autocast():
             separated = self._separate(window) if self.whole is None else self.whole
             self.whole = None
-            output = self.network.refine(separated, gains, masks=self.keep_masks)
+            output = self.network.refine(separated, gains, map_range=self._map_range(), masks=self.keep_masks)
             self._paste(window, output)
 
     def _paste(self, window: Window, output: NetworkOutput) -> None:
@@ -286,8 +322,10 @@ class _Engine:
             _paste(image, getattr(output, name).float(), window.rows, window.columns)
         _paste(self.noise_map, output.noise_map[:, 0].float(), window.rows, window.columns)
         height = window.rows.read[1] - window.rows.read[0]
+        trunk = self.network.config.trunk_stride
         for name, mask in output.masks.items():
-            cell = height // mask.shape[2]  # input pixels per position of the mask
+            # Input pixels per position of the mask: a stride-2 convolution rounds an odd size up.
+            cell = trunk << round(math.log2(height / mask.shape[2] / trunk))
             rows, columns = _coarser(window.rows, cell), _coarser(window.columns, cell)
             if name not in self.masks:
                 n, h, w = self.noise_map.shape
@@ -308,18 +346,30 @@ class _Engine:
                 "tile": self.plan.tile,
                 "halo": self.plan.halo,
                 "windows": len(self.plan.parts),
-                "fallbacks": [],
+                "fallbacks": self._fallbacks(),
             },
         )
 
+    def _fallbacks(self) -> list[str]:
+        if self.network.config.exact_tiles or len(self.plan.parts) == 1:
+            return []
+        return ["tiles are approximate: this network's result depends on where a pixel lies in what it is given"]
 
-def _slice(span: tuple[int, int], cell: int) -> slice:
-    return slice(span[0] // cell, span[1] // cell)
+
+def _sum(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return x.sum(dim=axes) if x.device.type == "mps" else x.double().sum(dim=axes)
+
+
+def _slice(span: Span, cell: int) -> slice:
+    start, stop = span.keep
+    # At the image's border the last position may stand for less than a cell, or for more.
+    ends = span.paste[1] == span.read[1]
+    return slice(start // cell, None if ends else stop // cell)
 
 
 def _coarser(span: Span, cell: int) -> Span:
-    read, paste = span.read, span.paste
-    return Span(read=(read[0] // cell, read[1] // cell), paste=(paste[0] // cell, paste[1] // cell))
+    (first, last), (start, stop) = span.read, span.paste
+    return Span(read=(first // cell, -(-last // cell)), paste=(start // cell, -(-stop // cell)))
 
 
 def _paste(target: NDArray[np.float32], source: Tensor, rows: Span, columns: Span) -> None:

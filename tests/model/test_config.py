@@ -24,14 +24,62 @@ def test_round_trip_through_json_keeps_every_setting():
         attention_convolutions=2,
         refine_kernel=3,
         skip="concat",
+        head="vgg19",
+        image_range="signed",
+        padding="reflect",
+        align_corners=True,
+        cell_bias=False,
+        attention_bias=False,
+        map_bias=False,
+        separator_on="hidden",
+        coarse_residual=False,
+        noise_residual=True,
+        output_hidden=True,
+        output_scale=1,
+        refine_tanh=False,
+        noise_map=False,
+        noise_branch=False,
+        noise_in_source=False,
+        cells="plain",
     )
     default = NetworkConfig()
     for name, value in changed.to_dict().items():
-        assert value != default.to_dict()[name], f"{name} is not tested"
+        # The normalised map is the official reflection preset's.
+        assert value != default.to_dict()[name] or name == "map_normalised", f"{name} is not tested"
     for config in (changed, *PRESETS.values()):
         again = NetworkConfig.from_dict(json.loads(json.dumps(config.to_dict())))
         assert again == config
         assert hash(again) == hash(config)
+
+
+SWITCHES = [name for name, value in NetworkConfig().to_dict().items() if isinstance(value, bool)]
+
+
+def test_files_without_the_later_settings_are_the_shipped_network():
+    first = {
+        "trunk_stride": 4, "width": 64, "head_levels": 3, "branch_widths": [64, 96], "bottleneck_cells": 6,
+        "refine_dilations": [1, 2, 4, 1], "mask_alpha": 0.4, "mask_decay": 0.5, "attention_reduction": 4,
+        "mask_reduction": 4, "attention_convolutions": 1, "refine_kernel": 1, "skip": "add",
+    }  # fmt: skip
+    assert NetworkConfig.from_dict(first) == PRESETS["compact"]
+
+
+def test_only_presets_whose_result_depends_on_position_keep_the_images_own_size():
+    compact, official = PRESETS["compact"], PRESETS["official-rain"]
+    assert compact.exact_tiles
+    assert not official.exact_tiles
+    assert compact.working_size(17, 32) == (32, 32)
+    assert official.working_size(37, 51) == (37, 51)
+    assert official.working_size(1, 51) == (17, 51)  # a reflection of 16 positions needs 17
+
+
+def test_a_switch_without_what_it_needs_is_refused():
+    for name in ("noise_map", "noise_in_source"):
+        others = {"noise_map": False, "noise_in_source": False, "noise_branch": False, name: True}
+        with pytest.raises(ValueError, match=f"network setting {name} is True; wanted false where noise_branch is fal"):
+            NetworkConfig(**others)
+    with pytest.raises(ValueError, match="network setting map_normalised is True; wanted false where noise_map is"):
+        NetworkConfig(map_normalised=True, noise_map=False)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +98,13 @@ def test_round_trip_through_json_keeps_every_setting():
         ("attention_reduction", [0, 1000, 1.5, None]),
         ("refine_kernel", [0, 2, 5, "3"]),
         ("skip", ["", "sum", None, 1]),
+        ("head", ["vgg", None, 19, ["vgg19"]]),
+        ("image_range", ["", (0, 1), None]),
+        ("cells", ["", None, True]),
+        ("padding", ["same", 1, None]),
+        ("separator_on", ["F", None]),
+        ("output_scale", [0, -1, 2, float("nan"), "1", None]),
+        *((name, [0, 1, "yes", None]) for name in SWITCHES),
     ],
 )
 def test_each_wrong_value_is_refused_by_name(name, values):

@@ -14,7 +14,7 @@ def enters(module):
     return seen
 
 
-def branch(widths, *, concatenate, in_channels=4):
+def branch(widths, *, skip, in_channels=4):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return Branch(
@@ -23,14 +23,15 @@ def branch(widths, *, concatenate, in_channels=4):
             bottleneck_cells=2,
             out_channels=3,
             mask_reduction=2,
-            concatenate=concatenate,
+            skip=skip,
+            output_scale=0.1,
         ).requires_grad_(False)
 
 
-@pytest.mark.parametrize("concatenate", [False, True])
+@pytest.mark.parametrize("skip", ["add", "concat"])
 @pytest.mark.parametrize("in_channels", [4, 5])
-def test_branch_of_two_levels_is_its_parts_in_order(concatenate, in_channels):
-    net = branch((4, 6), concatenate=concatenate, in_channels=in_channels)
+def test_branch_of_two_levels_is_its_parts_in_order(skip, in_channels):
+    net = branch((4, 6), skip=skip, in_channels=in_channels)
     x = torch.randn(2, in_channels, 8, 12, generator=torch.Generator().manual_seed(0))
     kept, masks, last = x.clone(), [], enters(net.out)
     found = net(x, masks)
@@ -39,7 +40,7 @@ def test_branch_of_two_levels_is_its_parts_in_order(concatenate, in_channels):
     y, m2 = net.cells[0](y)
     y, m3 = net.cells[1](y)
     y = enlarge(net.narrow[0](y))
-    y = net.merge[0](torch.cat([y, top], dim=1)).clamp(min=0) if concatenate else y + top
+    y = net.merge[0](torch.cat([y, top], dim=1)).clamp(min=0) if skip == "concat" else y + top
     y, m4 = net.up_cells[0](y)
     torch.testing.assert_close(last[0], y)
     for mask, wanted in zip(masks, (m1, m2, m3, m4), strict=True):
@@ -51,7 +52,7 @@ def test_branch_of_two_levels_is_its_parts_in_order(concatenate, in_channels):
 @pytest.mark.parametrize("widths", [(4,), (4, 6), (4, 6, 8), (4, 4, 4, 4)])
 def test_number_of_cells_and_resolutions(widths):
     masks = []
-    out = branch(widths, concatenate=False)(torch.zeros(1, 4, 16, 16), masks)
+    out = branch(widths, skip="add")(torch.zeros(1, 4, 16, 16), masks)
     levels = len(widths)
     down = [16 // 2**i for i in range(levels - 1)]
     wanted = [*down, *[16 // 2 ** (levels - 1)] * 2, *reversed(down)]
@@ -71,6 +72,7 @@ def test_refiner_weighs_the_background_map_by_eq_10():
             decay=0.5,
             mask_reduction=2,
             kernel=3,
+            output_scale=0.1,
         ).requires_grad_(False)
     random = torch.Generator().manual_seed(0)
     source, background_map = torch.randn(2, 6, 9, 9, generator=random), torch.rand(2, 1, 9, 9, generator=random)

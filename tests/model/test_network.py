@@ -1,5 +1,6 @@
 """Laws of the assembled network."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_dmgn.model.config import PRESETS, NetworkConfig
+from napari_dmgn.model.config import ABLATIONS, PRESETS, NetworkConfig
 from napari_dmgn.model.network import DMGN
 
 IMAGES = ("background", "coarse", "noise", "noise_map")
@@ -19,13 +20,22 @@ def build(config: NetworkConfig, seed: int = 1) -> DMGN:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DMGN(config)
-        for last in (network.background_branch.out, network.noise_branch.out, network.refiner.out):
-            torch.nn.init.normal_(last.weight, std=0.05)
+        for part in (network.background_branch, network.noise_branch, network.refiner):
+            if part is not None:
+                torch.nn.init.normal_(part.out.weight, std=0.05)
     return network
 
 
 def images(n: int, h: int, w: int, seed: int = 0) -> torch.Tensor:
     return torch.rand((n, 3, h, w), generator=torch.Generator().manual_seed(seed))
+
+
+def narrow(preset: str) -> NetworkConfig:
+    """A preset's way of assembly with few channels; the compact one as it is."""
+    if preset == "compact":
+        return PRESETS[preset]
+    small = {"width": 8, "branch_widths": (8, 8, 12), "bottleneck_cells": 1, "attention_reduction": 4}
+    return replace(PRESETS[preset], **small)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +83,54 @@ def test_any_size_is_the_padded_image_cropped(tiny_network):
             torch.testing.assert_close(found, getattr(whole, name)[..., :h, :w])
 
 
+@pytest.mark.parametrize("variant", ABLATIONS)
+def test_each_variant_of_table_one_is_the_paper_without_what_it_lacks(variant, tiny_config):
+    network = build(replace(tiny_config, attention_reduction=1, **ABLATIONS[variant]))
+    image = images(2, 17, 24)
+    out = network(image, masks=True)
+    (out.background - 0.5).square().sum().backward()  # the background alone reaches every part that there is
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+    parts = {"Base": [], "RDMC": ["background", "refine"]}.get(variant, ["background", "noise", "refine"])
+    assert list(dict.fromkeys(name.split("/")[0] for name in out.masks)) == parts
+    whole = dict(build(replace(tiny_config, attention_reduction=1)).named_parameters())
+    own = dict(network.named_parameters())
+    assert set(own) <= set(whole)
+    assert (set(own) == set(whole)) == (variant in ("R-RDMC", "DMGN"))
+    assert (own["refiner.enter.weight"].shape == whole["refiner.enter.weight"].shape) == (variant == "DMGN")
+    if network.noise_branch is None:
+        torch.testing.assert_close(out.noise, image - out.coarse)
+    assert out.noise_map.shape == (2, 1, 17, 24)
+    with torch.no_grad():
+        alone = network(image[1:]).background
+    torch.testing.assert_close(out.background[1:], alone, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_the_papers_network_names_thirty_masks():
+    network = build(replace(PRESETS["paper"], width=8, branch_widths=(8, 8, 12), attention_reduction=4)).eval()
+    masks = network(images(1, 16, 32), masks=True).masks
+    wanted = [f"{part}/{i}" for part, n in (("background", 12), ("noise", 12), ("refine", 6)) for i in range(1, n + 1)]
+    assert list(masks) == wanted
+    assert masks["background/1"].shape == (1, 1, 16, 32)
+    assert masks["noise/7"].shape == (1, 1, 4, 8)  # the bottleneck's cells are 3 to 10
+    assert all(0 <= mask.min() < mask.max() <= 1 for mask in masks.values())
+
+
+@torch.inference_mode()
+def test_sizes_of_the_official_presets_are_any_and_their_images_stay_apart():
+    for preset in ("official-reflection", "official-rain"):
+        network = build(narrow(preset)).eval()
+        for h, w in ((1, 1), (1, 40), (16, 17), (18, 31)):
+            a, b = images(1, h, w, seed=1), 1 - images(1, h, w, seed=2) ** 3
+            together = network(torch.cat([a, b]))
+            for index, alone in enumerate((network(a), network(b))):
+                for name in IMAGES:
+                    found = getattr(together, name)[index : index + 1]
+                    assert found.shape == (1, 1 if name == "noise_map" else 3, h, w)
+                    torch.testing.assert_close(found, getattr(alone, name), atol=1e-4, rtol=1e-4)
+            assert 0 <= together.noise_map.min() <= together.noise_map.max() <= 1
+
+
 @torch.inference_mode()
 def test_maps_and_masks_lie_between_zero_and_one(variants):
     for network in variants:
@@ -103,14 +161,15 @@ def test_masks_are_named_by_part_and_order_and_change_nothing(variants):
 def test_one_backward_pass_reaches_every_parameter(preset, tiny_config):
     unreached = []
     for seed in (1, 2, 3):
-        network = build(tiny_config if preset == "tiny" else PRESETS[preset], seed)
+        network = build(tiny_config if preset == "tiny" else narrow(preset), seed)
         out = network(images(2, 32, 32))
         random = torch.Generator().manual_seed(3)
         loss = sum((getattr(out, n) * torch.randn(getattr(out, n).shape, generator=random)).sum() for n in IMAGES)
         loss.backward()
-        unreached.append({name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()})
-    # The tiny network's attention has two hidden units, which ReLU may switch off by chance.
-    assert (set.intersection(*unreached) if preset == "tiny" else set.union(*unreached)) == set()
+        trainable = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        unreached.append({name for name, p in trainable.items() if p.grad is None or not p.grad.any()})
+    # A narrow network's attention has few hidden units, which ReLU may switch off by chance.
+    assert (set.union(*unreached) if preset == "compact" else set.intersection(*unreached)) == set()
 
 
 def test_background_alone_trains_everything():

@@ -1,14 +1,16 @@
-"""List the installed models, show a model's card, or verify model files."""
+"""List the installed models, show a model's card, verify model files, or import the authors' own."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from napari_dmgn.cli.common import add_json_option, print_json
+from napari_dmgn.cli.common import UsageError, add_json_option, print_json
+from napari_dmgn.zoo import TASKS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn models``."""
-    actions = parser.add_subparsers(metavar="list|info|verify", required=True)
+    actions = parser.add_subparsers(metavar="list|info|verify|import-official", required=True)
     list_ = actions.add_parser("list", help="list the installed models", allow_abbrev=False)
     list_.set_defaults(action=_list)
     info = actions.add_parser("info", help="show a model's card", allow_abbrev=False)
@@ -19,7 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     verify.add_argument("models", metavar="NAME|PATH", nargs="*", help="default: every installed model")
     verify.set_defaults(action=_verify)
-    for action in (list_, info, verify):
+    official = actions.add_parser(
+        "import-official", help="turn the DMGN authors' .pth file into a model file", allow_abbrev=False
+    )
+    official.add_argument("file", type=Path, metavar="FILE")
+    official.add_argument("--task", choices=TASKS, required=True, help="what the file was trained to remove")
+    official.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="a .safetensors file (default: in the models folder)"
+    )
+    official.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    official.set_defaults(action=_import_official)
+    for action in (list_, info, verify, official):
         add_json_option(action)
 
 
@@ -83,6 +95,25 @@ def _verify(args: argparse.Namespace) -> int:
             print(f"ok  {report['sha256']}  {report['path']}" if report["ok"]
                   else f"BROKEN  {report['path']}: {report['error']}")  # fmt: skip
     return 0 if all(report["ok"] for report in reports) else 1
+
+
+def _import_official(args: argparse.Namespace) -> int:
+    from napari_dmgn.official import import_official
+    from napari_dmgn.zoo import models_folder
+
+    output = args.output or models_folder() / f"official-{args.task}.safetensors"
+    if output.exists() and not args.overwrite:
+        raise UsageError(f"{str(output)!r} exists; pass --overwrite to replace it")
+    report = import_official(args.file, args.task, output)
+    if args.json:
+        print_json({"path": output, "used": report.used, "dropped": report.dropped})
+        return 0
+    for key, name in report.used.items():
+        print(f"used     {key} -> {name}")
+    for key, why in report.dropped.items():
+        print(f"dropped  {key}: {why}")
+    print(f"{len(report.used)} tensors used, {len(report.dropped)} dropped, none missing: {output}")
+    return 0
 
 
 def _facts(model: Any) -> dict[str, Any]:

@@ -6,19 +6,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_dmgn.model.config import Padding
+
 __all__ = [
     "ChannelAttention",
     "DeepMaskingCell",
+    "PlainCell",
     "SpatialAttention",
     "conv3x3",
     "fuse_background_map",
+    "normalise_map",
 ]
 
 
-def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+def conv3x3(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    bias: bool = True,
+    padding: Padding = "zeros",
+) -> nn.Conv2d:
     """Return a 3x3 convolution that keeps the grid (or halves it, with stride 2)."""
     # Zero padding is part of the convolution kernel; any other mode copies the whole map first.
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation)
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        3,
+        stride=stride,
+        padding=dilation,
+        dilation=dilation,
+        bias=bias,
+        padding_mode=padding,
+    )
 
 
 class SpatialAttention(nn.Module):
@@ -30,21 +51,44 @@ class SpatialAttention(nn.Module):
         Channels of the input, of the hidden maps, and of the returned logits.
     convolutions : int
         Number of 3x3 convolutions (2 in the paper).
+    bias : bool
+        Biases in the 1x1 convolutions.
+    padding : str
+        Of the 3x3 convolutions.
     """
 
-    def __init__(self, *, in_channels: int, channels: int, out_channels: int, convolutions: int) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        channels: int,
+        out_channels: int,
+        convolutions: int,
+        bias: bool = True,
+        padding: Padding = "zeros",
+    ) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(conv3x3(in_channels if i == 0 else channels, channels) for i in range(convolutions))
-        self.hidden = nn.Conv2d(channels, channels, 1)
-        self.out = nn.Conv2d(channels, out_channels, 1)
+        self.convs = nn.ModuleList(
+            conv3x3(in_channels if i == 0 else channels, channels, padding=padding) for i in range(convolutions)
+        )
+        self.hidden = nn.Conv2d(channels, channels, 1, bias=bias)
+        self.out = nn.Conv2d(channels, out_channels, 1, bias=bias)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (N, C, h, w) features to (N, out_channels, h, w) logits."""
+    def maps(self, features: Tensor) -> Tensor:
+        """Map (N, in_channels, h, w) features to what the 1x1 convolutions see, (N, channels, h, w)."""
         h = features
         for conv in self.convs:
             h = torch.relu_(conv(h))
-        logits: Tensor = self.out(torch.tanh_(self.hidden(h)))
+        return h
+
+    def logits(self, maps: Tensor) -> Tensor:
+        """Map (N, channels, h, w) `maps` to (N, out_channels, h, w) logits."""
+        logits: Tensor = self.out(torch.tanh_(self.hidden(maps)))
         return logits
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, in_channels, h, w) features to (N, out_channels, h, w) logits."""
+        return self.logits(self.maps(features))
 
 
 class DeepMaskingCell(nn.Module):
@@ -62,12 +106,22 @@ class DeepMaskingCell(nn.Module):
         Channels of the mask's hidden layer.
     dilation : int
         Dilation of both 3x3 convolutions.
+    bias, padding : bool, str
+        Of both 3x3 convolutions.
     """
 
-    def __init__(self, *, channels: int, mask_channels: int, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        mask_channels: int,
+        dilation: int = 1,
+        bias: bool = True,
+        padding: Padding = "zeros",
+    ) -> None:
         super().__init__()
-        self.conv1 = conv3x3(channels, channels, dilation=dilation)
-        self.conv2 = conv3x3(channels, channels, dilation=dilation)
+        self.conv1 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
+        self.conv2 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
         self.hidden = nn.Conv2d(channels, mask_channels, 1)
         self.gate = nn.Conv2d(mask_channels, 1, 1)
 
@@ -94,9 +148,35 @@ class DeepMaskingCell(nn.Module):
         return torch.addcmul(x, mask, h), mask
 
 
+class PlainCell(nn.Module):
+    """Two 3x3 convolutions, each with ReLU: what Table I's Base model has in place of a cell (Y = H(X))."""
+
+    def __init__(
+        self, *, channels: int, mask_channels: int, dilation: int = 1, bias: bool = True, padding: Padding = "zeros"
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
+        self.conv2 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
+
+    def forward(self, x: Tensor, *, background_map: Tensor | None = None, weight: float = 0.0) -> tuple[Tensor, None]:
+        """Return the output, and no mask that a background map could regularise."""
+        return torch.relu_(self.conv2(torch.relu_(self.conv1(x)))), None
+
+
 def fuse_background_map(mask: Tensor, background_map: Tensor, weight: float) -> Tensor:
     """Average a cell's mask with the background distribution map, (M + w A_b) / (1 + w) (Eq. 10)."""
     return torch.lerp(mask, background_map, weight / (1 + weight))
+
+
+def normalise_map(noise_map: Tensor, mean: Tensor, peak: Tensor) -> Tensor:
+    """Shift and scale (N, K, h, w) maps by the (N,) mean and maximum of their whole images.
+
+    The maximum becomes 1 and the mean 0, so that values below the mean are negative.
+    """
+    mean, peak = mean[:, None, None, None], peak[:, None, None, None]
+    # A map without any contrast is all mean: it becomes 0.
+    scaled = (noise_map - mean) / (peak - mean).clamp_min(torch.finfo(mean.dtype).tiny)
+    return scaled.to(noise_map.dtype)  # the range of a tiled image comes in float32
 
 
 class ChannelAttention(nn.Module):
@@ -111,23 +191,30 @@ class ChannelAttention(nn.Module):
         Channels of the features.
     reduction : int
         Factor between `channels` and the hidden layer of the squeeze-and-excitation.
+    bias : bool
+        Biases in the convolution and in both linear layers.
+    padding : str
+        Of the convolution.
     """
 
     stride = 4
 
-    def __init__(self, *, channels: int, reduction: int) -> None:
+    def __init__(self, *, channels: int, reduction: int, bias: bool = True, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 5, stride=self.stride, padding=1, groups=channels)
+        self.depthwise = nn.Conv2d(
+            channels, channels, 5, stride=self.stride, padding=1, groups=channels, bias=bias, padding_mode=padding
+        )
         self.sharpness = nn.Parameter(torch.ones(channels, 1, 1))
-        self.squeeze = nn.Linear(channels, max(channels // reduction, 1))
-        self.excite = nn.Linear(max(channels // reduction, 1), channels)
+        self.squeeze = nn.Linear(channels, max(channels // reduction, 1), bias=bias)
+        self.excite = nn.Linear(max(channels // reduction, 1), channels, bias=bias)
 
     def response(self, features: Tensor) -> Tensor:
         """Return f' = sigmoid(w f) f on a grid four times coarser (Eq. 7).
 
         Parameters
         ----------
-        features : (N, C, h, w) float tensor, h and w multiples of 4
+        features : (N, C, h, w) float tensor
+            Where h and w are no multiples of 4, the last rows and columns may go unseen.
 
         Returns
         -------

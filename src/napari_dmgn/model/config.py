@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
-from napari_dmgn.model.reach import receptive_radius
+from napari_dmgn.model.reach import VGG_CONVOLUTIONS, receptive_radius
 
-__all__ = ["PRESETS", "NetworkConfig"]
+__all__ = ["ABLATIONS", "PRESETS", "NetworkConfig", "Padding"]
+
+Padding = Literal["zeros", "reflect"]
+"""What a 3x3 convolution sees beyond the border."""
+
+_VGG_LEVELS = len(VGG_CONVOLUTIONS)
+_CHOICES = {
+    "skip": ("add", "concat", "concat-wide"),
+    "head": ("learned", "vgg19"),
+    "cells": ("masking", "plain"),
+    "image_range": ("unit", "signed"),
+    "padding": ("zeros", "reflect"),
+    "separator_on": ("features", "hidden"),
+}
+# A switch, and the one that it needs.
+_NEEDS = {"noise_map": "noise_branch", "noise_in_source": "noise_branch", "map_normalised": "noise_map"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +59,48 @@ class NetworkConfig:
     refine_kernel: int = 1
     """Kernel of the convolution that mixes the refining phase's source E (3 in the paper)."""
     skip: str = "add"
-    """How a branch joins its skip connections: "add", or "concat" and a 3x3 convolution (paper)."""
+    """How a branch joins its skip connections: "add", "concat" and a 3x3 convolution, or
+    "concat-wide": enlarged at its full width, concatenated, two 3x3 convolutions with ReLU (release)."""
+    head: str = "learned"
+    """The feature head: "learned", or "vgg19", the paper's hypercolumn of a frozen VGG-19."""
+    image_range: str = "unit"
+    """Units of images inside the network: "unit" is [0, 1], "signed" is [-1, 1] (release)."""
+    padding: Padding = "zeros"
+    """How 3x3 convolutions outside VGG see beyond the border: "zeros" or "reflect" (release)."""
+    align_corners: bool = False
+    """Enlarge inside a branch to the skip's size with corners aligned (release): the result then
+    depends on a pixel's position, and tiles are approximate."""
+    cell_bias: bool = True
+    """Biases in a branch's stride-2 convolutions and in the 3x3 convolutions of all cells."""
+    attention_bias: bool = True
+    """Biases in the adapted channel-wise attention (Eq. 7-8)."""
+    map_bias: bool = True
+    """Biases in the noise distribution map's 1x1 convolutions (Eq. 9)."""
+    separator_on: str = "features"
+    """What the separator's attention splits: the "features" F, one gate per channel (Eq. 2), or its
+    own "hidden" maps, one gate per position (release)."""
+    coarse_residual: bool = True
+    """Whether the background branch adds to the image, or makes B_coarse as it is."""
+    noise_residual: bool = False
+    """Whether the noise branch adds to the image, or makes R as it is."""
+    output_hidden: bool = False
+    """End a branch in a 3x3 convolution, ReLU and a 1x1 convolution, not in one 3x3 convolution."""
+    output_scale: float = 0.1
+    """Factor on what the generators' last layers make. Residuals and noise are small beside the
+    features, which are all >= 0: without it one step of Adam, equal for all weights of the last
+    layer, shifts the whole image more than the noise is strong, and training stays on a plateau."""
+    refine_tanh: bool = True
+    """Whether the refinement passes tanh before it is added to the image."""
+    noise_map: bool = True
+    """Whether there is a noise distribution map and the refining masks heed it (Eq. 9-10)."""
+    cells: str = "masking"
+    """What the generators iterate: "masking", the paper's cell (Eq. 4-5), or "plain" convolutions (Table I)."""
+    noise_branch: bool = True
+    """Whether R is generated at all (Eq. 1; not in Table I's Base and RDMC)."""
+    noise_in_source: bool = True
+    """Whether the refining phase's source E has -ACA(F(R)) (Eq. 6; not in Table I's R-RDMC)."""
+    map_normalised: bool = False
+    """Shift and scale the map over the whole image: (A_r - mean) / (max - mean) (release, reflection)."""
 
     def __post_init__(self) -> None:
         """Check every number once, so that the blocks may trust them."""
@@ -68,7 +124,14 @@ class NetworkConfig:
         for name in ("mask_alpha", "mask_decay"):
             _check(name, getattr(self, name), lambda v: 0 <= v <= 1, "a number in [0, 1]")
         _check("refine_kernel", self.refine_kernel, lambda v: v in (1, 3), "1 or 3")
-        _check("skip", self.skip, lambda v: v in ("add", "concat"), '"add" or "concat"')
+        for name, choices in _CHOICES.items():
+            _check(name, getattr(self, name), lambda v, c=choices: isinstance(v, str) and v in c, f"one of {choices}")
+        for name in [f.name for f in fields(self) if isinstance(f.default, bool)]:
+            _check(name, getattr(self, name), lambda v: isinstance(v, bool), "true or false")
+        for name, needed in _NEEDS.items():
+            fine = getattr(self, needed) or not getattr(self, name)
+            _check(name, getattr(self, name), lambda _, fine=fine: fine, f"false where {needed} is false")
+        _check("output_scale", self.output_scale, lambda v: 0 < v <= 1, "a number above 0 and up to 1")
         _check(
             "attention_reduction",
             self.attention_reduction,
@@ -83,8 +146,35 @@ class NetworkConfig:
         The coarsest grid is that of a branch's bottleneck, of the head's last level or of the
         attention's stride-4 convolution (Eq. 7), whichever is coarser.
         """
-        steps: int = max(2 ** (len(self.branch_widths) - 1), 2 ** (self.head_levels - 1), 4)
+        head = _VGG_LEVELS if self.head == "vgg19" else self.head_levels
+        steps = max(1 << (len(self.branch_widths) - 1), 1 << (head - 1), 4)
         return self.trunk_stride * steps
+
+    @property
+    def exact_tiles(self) -> bool:
+        """Whether a tiled image equals a whole one; if not, nothing is padded to a multiple of `stride`."""
+        return not self.align_corners
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size that an image is padded to, at its right and bottom, before the network sees it.
+
+        A multiple of `stride`; where tiles are approximate anyway, the image's own size unless it is
+        too small for VGG's poolings or for a reflection at the border.
+        """
+        unit, least = self.stride, 1
+        if not self.exact_tiles:
+            unit, least = self.trunk_stride, self.trunk_stride * self._smallest
+        return -(-max(height, least) // unit) * unit, -(-max(width, least) // unit) * unit
+
+    @property
+    def _smallest(self) -> int:
+        """Positions of the trunk's grid that every operator needs at least."""
+        least = max(3, (1 << (len(self.branch_widths) - 1)) + 1)
+        if self.head == "vgg19":
+            least = max(least, 1 << (_VGG_LEVELS - 1))
+        if self.padding == "reflect":  # a reflection needs one more position than it shows
+            least = max(least, max(self.refine_dilations) + 1)
+        return least
 
     @property
     def receptive_radius(self) -> int:
@@ -126,5 +216,76 @@ def _check(name: str, value: Any, good: Any, wanted: str) -> None:
         raise ValueError(f"network setting {name} is {value!r}; wanted {wanted}")
 
 
-PRESETS: dict[str, NetworkConfig] = {"compact": NetworkConfig()}
-"""Ready-made configurations by name."""
+_OFFICIAL_DIRECT = NetworkConfig(
+    trunk_stride=1,
+    width=64,
+    branch_widths=(64, 128, 256),
+    bottleneck_cells=8,
+    refine_dilations=(1, 2, 4, 8, 16, 1),
+    attention_reduction=16,
+    mask_reduction=1,
+    attention_convolutions=2,
+    refine_kernel=3,
+    skip="concat-wide",
+    head="vgg19",
+    image_range="signed",
+    padding="reflect",
+    align_corners=True,
+    cell_bias=False,
+    attention_bias=False,
+    map_bias=False,
+    separator_on="hidden",
+    coarse_residual=False,
+    output_hidden=True,
+    output_scale=1.0,
+    refine_tanh=False,
+    noise_map=False,
+)
+
+PRESETS: dict[str, NetworkConfig] = {
+    "compact": NetworkConfig(),
+    "base": NetworkConfig(
+        trunk_stride=2,
+        width=96,
+        head_levels=4,
+        branch_widths=(96, 128, 192),
+        bottleneck_cells=8,
+        refine_dilations=(1, 2, 4, 8, 1, 1),
+        attention_convolutions=2,
+        refine_kernel=3,
+        skip="concat",
+    ),
+    "paper": NetworkConfig(
+        trunk_stride=1,
+        branch_widths=(64, 128, 256),
+        bottleneck_cells=8,
+        refine_dilations=(1, 1, 1, 1, 1, 1),
+        attention_reduction=16,
+        mask_reduction=1,
+        attention_convolutions=2,
+        refine_kernel=3,
+        skip="concat-wide",
+        head="vgg19",
+    ),
+    "official-reflection": replace(
+        _OFFICIAL_DIRECT,
+        coarse_residual=True,
+        noise_residual=True,
+        refine_tanh=True,
+        noise_map=True,
+        map_normalised=True,
+    ),
+    "official-rain": _OFFICIAL_DIRECT,
+    "official-haze": _OFFICIAL_DIRECT,
+}
+"""Ready-made configurations by name: `compact` is shipped, `base` is wider, `paper` is figure 2 with the
+map (Eq. 9) for every task, and `official-*` are what the authors released (see `official`)."""
+
+_NO_NOISE: dict[str, Any] = {"noise_branch": False, "noise_map": False, "noise_in_source": False}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "Base": {**_NO_NOISE, "cells": "plain"},
+    "RDMC": _NO_NOISE,
+    "R-RDMC": {"noise_in_source": False},
+    "DMGN": {},
+}
+"""Table I's variants as changes of any preset; its Coarse is the coarse background of DMGN."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_dmgn.model.blocks import DeepMaskingCell, conv3x3
+from napari_dmgn.model.blocks import DeepMaskingCell, PlainCell, conv3x3
+from napari_dmgn.model.config import Padding
 from napari_dmgn.model.features import enlarge
 
 __all__ = ["Branch", "Refiner"]
-
-# Residuals and noise are small beside the features, which are all >= 0: without this factor one
-# step of Adam, equal for all weights of the last layer, shifts the whole image more than the noise
-# is strong, and training stays on a plateau.
-OUTPUT_SCALE = 0.1
 
 
 class Branch(nn.Module):
@@ -31,8 +28,21 @@ class Branch(nn.Module):
         Channels of the (pixel-unshuffled) image.
     mask_reduction : int
         Channels of a cell over those of its mask's hidden layer.
-    concatenate : bool
-        Join the skip connections by concatenation and a 3x3 convolution instead of by addition.
+    skip : str
+        How the skip connections join: "add", "concat" and a 3x3 convolution, or "concat-wide", at
+        the coarser level's width and with two 3x3 convolutions.
+    bias : bool
+        Biases in the stride-2 convolutions and in the cells' 3x3 convolutions.
+    padding : str
+        Of all 3x3 convolutions.
+    align_corners : bool
+        Enlarge to the skip's size with corners aligned instead of by two.
+    output_hidden : bool
+        End in a 3x3 convolution, ReLU and a 1x1 convolution.
+    output_scale : float
+        Factor on the image.
+    masking : bool
+        Cells are deep-masking; if not, plain convolutions.
     """
 
     def __init__(
@@ -43,24 +53,45 @@ class Branch(nn.Module):
         bottleneck_cells: int,
         out_channels: int,
         mask_reduction: int,
-        concatenate: bool,
+        skip: str,
+        bias: bool = True,
+        padding: Padding = "zeros",
+        align_corners: bool = False,
+        output_hidden: bool = False,
+        output_scale: float,
+        masking: bool = True,
     ) -> None:
         super().__init__()
         fine, coarse = widths[:-1], widths[1:]
+        wide = skip == "concat-wide"
+        self.align_corners = align_corners
+        self.output_scale = output_scale
 
-        def cell(channels: int) -> DeepMaskingCell:
-            return DeepMaskingCell(channels=channels, mask_channels=max(channels // mask_reduction, 1))
+        def cell(channels: int) -> nn.Module:
+            kind = DeepMaskingCell if masking else PlainCell
+            mask_channels = max(channels // mask_reduction, 1)
+            return kind(channels=channels, mask_channels=mask_channels, bias=bias, padding=padding)
+
+        def conv(a: int, b: int) -> nn.Conv2d:
+            return conv3x3(a, b, padding=padding)
 
         # Where the widths agree the features enter as they are, like the paper's.
         self.enter = nn.Identity() if in_channels == widths[0] else nn.Conv2d(in_channels, widths[0], 1)
         self.down_cells = nn.ModuleList(cell(c) for c in fine)
-        self.down = nn.ModuleList(conv3x3(a, b, stride=2) for a, b in zip(fine, coarse, strict=True))
+        self.down = nn.ModuleList(
+            conv3x3(a, b, stride=2, bias=bias, padding=padding) for a, b in zip(fine, coarse, strict=True)
+        )
         self.cells = nn.ModuleList(cell(widths[-1]) for _ in range(bottleneck_cells))
         # Narrowed before it is enlarged: a quarter of the work of narrowing afterwards.
-        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(fine, coarse, strict=True))
-        self.merge = nn.ModuleList(conv3x3(2 * c, c) for c in fine) if concatenate else None
+        self.narrow = nn.ModuleList(
+            nn.Identity() if wide else nn.Conv2d(b, a, 1) for a, b in zip(fine, coarse, strict=True)
+        )
+        joined = ((a + (b if wide else a), a) for a, b in zip(fine, coarse, strict=True))
+        self.merge = None if skip == "add" else nn.ModuleList(conv(a, b) for a, b in joined)
+        self.merge_again = nn.ModuleList(conv(a, a) for a in fine) if wide else None
         self.up_cells = nn.ModuleList(cell(c) for c in fine)
-        self.out = conv3x3(widths[0], out_channels)
+        self.out_hidden = conv(widths[0], widths[0]) if output_hidden else None
+        self.out = nn.Conv2d(widths[0], out_channels, 1) if output_hidden else conv(widths[0], out_channels)
 
     def forward(self, features: Tensor, masks: list[Tensor] | None = None) -> Tensor:
         """Map (N, in_channels, h, w) features to a (N, out_channels, h, w) image.
@@ -76,16 +107,27 @@ class Branch(nn.Module):
         for cell in self.cells:
             x = _run(cell, x, masks)
         for i in reversed(range(len(skips))):
-            x = enlarge(self.narrow[i](x))  # twice the resolution
-            x = x + skips[i] if self.merge is None else torch.relu_(self.merge[i](torch.cat([x, skips[i]], dim=1)))
+            x = self._join(i, self.narrow[i](x), skips[i])  # twice the resolution
             x = _run(self.up_cells[i], x, masks)
-        image: Tensor = self.out(x) * OUTPUT_SCALE
+        if self.out_hidden is not None:
+            x = torch.relu_(self.out_hidden(x))
+        image: Tensor = self.out(x) * self.output_scale
         return image
+
+    def _join(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
+        if self.align_corners:
+            x = F.interpolate(x, size=skip.shape[2:], mode="bilinear", align_corners=True)
+        else:
+            x = enlarge(x)
+        if self.merge is None:
+            return x + skip
+        x = torch.relu_(self.merge[level](torch.cat([x, skip], dim=1)))
+        return x if self.merge_again is None else torch.relu_(self.merge_again[level](x))
 
 
 def _run(cell: nn.Module, x: Tensor, masks: list[Tensor] | None) -> Tensor:
     x, mask = cell(x)
-    if masks is not None:
+    if masks is not None and mask is not None:
         masks.append(mask)
     return x
 
@@ -109,6 +151,16 @@ class Refiner(nn.Module):
         Channels of a cell over those of its mask's hidden layer.
     kernel : int
         Kernel of the convolution that mixes E.
+    bias : bool
+        Biases in the cells' 3x3 convolutions.
+    padding : str
+        Of all 3x3 convolutions.
+    output_scale : float
+        Factor on the refinement.
+    tanh : bool
+        Pass the refinement through tanh.
+    masking : bool
+        Cells are deep-masking; if not, plain convolutions.
     """
 
     def __init__(
@@ -122,32 +174,42 @@ class Refiner(nn.Module):
         decay: float,
         mask_reduction: int,
         kernel: int,
+        bias: bool = True,
+        padding: Padding = "zeros",
+        output_scale: float,
+        tanh: bool = True,
+        masking: bool = True,
     ) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2)
+        self.output_scale = output_scale
+        self.tanh = tanh
+        self.enter = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, padding_mode=padding)
+        mask_channels = max(channels // mask_reduction, 1)
+        kind = DeepMaskingCell if masking else PlainCell
         self.cells = nn.ModuleList(
-            DeepMaskingCell(channels=channels, mask_channels=max(channels // mask_reduction, 1), dilation=d)
+            kind(channels=channels, mask_channels=mask_channels, dilation=d, bias=bias, padding=padding)
             for d in dilations
         )
         self.hidden = nn.Conv2d(channels, channels, 1)
         self.out = nn.Conv2d(channels, out_channels, 1)
         self.weights = [alpha * decay**n for n in range(len(dilations))]
 
-    def forward(self, source: Tensor, background_map: Tensor, masks: list[Tensor] | None = None) -> Tensor:
-        """Return the (N, out_channels, h, w) refinement, in (-1, 1).
+    def forward(self, source: Tensor, background_map: Tensor | None, masks: list[Tensor] | None = None) -> Tensor:
+        """Return the (N, out_channels, h, w) refinement, in (-1, 1) behind tanh.
 
         Parameters
         ----------
         source : (N, in_channels, h, w) float tensor
             E of Eq. 6.
-        background_map : (N, 1, h, w) float tensor in [0, 1]
-            A_b = 1 - A_r.
+        background_map : (N, 1, h, w) float tensor or None
+            A_b = 1 - A_r; None leaves the cells' own masks.
         masks : list or None
             Takes the cells' masks, in order, where given.
         """
         x = torch.relu_(self.enter(source))
         for cell, weight in zip(self.cells, self.weights, strict=True):
             x, mask = cell(x, background_map=background_map, weight=weight)
-            if masks is not None:
+            if masks is not None and mask is not None:
                 masks.append(mask)
-        return torch.tanh(self.out(torch.relu_(self.hidden(x))) * OUTPUT_SCALE)
+        refinement: Tensor = self.out(torch.relu_(self.hidden(x))) * self.output_scale
+        return torch.tanh(refinement) if self.tanh else refinement

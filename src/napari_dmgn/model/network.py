@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from napari_dmgn.model.blocks import ChannelAttention, DeepMaskingCell, SpatialAttention
+from napari_dmgn.model.blocks import ChannelAttention, DeepMaskingCell, SpatialAttention, normalise_map
 from napari_dmgn.model.config import NetworkConfig
 from napari_dmgn.model.features import LearnedHead
 from napari_dmgn.model.generators import Branch, Refiner
+from napari_dmgn.model.results import NetworkOutput, Separated
+from napari_dmgn.model.vgg import HypercolumnHead
 
 __all__ = ["DMGN", "NetworkOutput", "Separated"]
 
 IMAGE_CHANNELS = 3
-
-
-@dataclass(kw_only=True)
-class NetworkOutput:
-    """What one pass returns; all at the input's height and width.
-
-    Attributes
-    ----------
-    background, coarse, noise : (N, 3, H, W) float tensors
-        B, B_coarse and R, in units of the input; not clipped.
-    noise_map : (N, 1, H, W) float tensor in [0, 1]
-        The noise distribution map A_r (Eq. 9).
-    masks : dict of (N, 1, h, w) float tensors in [0, 1]
-        Each cell's mask under its name, at its own resolution; empty unless asked for.
-    """
-
-    background: Tensor
-    coarse: Tensor
-    noise: Tensor
-    noise_map: Tensor
-    masks: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class Separated:
-    """The first phase's local results, on the trunk's grid (pixel-unshuffled images)."""
-
-    image: Tensor  # (N, 3 s s, h, w)
-    features: Tensor  # F(I), (N, C, h, w)
-    background_part: Tensor  # F_b, (N, C, h, w)
-    noise: Tensor  # R, (N, 3 s s, h, w)
-    noise_features: Tensor  # F(R), (N, C, h, w)
-    masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 class DMGN(nn.Module):
@@ -56,7 +23,9 @@ class DMGN(nn.Module):
 
     Three steps, so that an engine that works in tiles can share what depends on the whole image:
     `separate` (local), `attention` from the mean of `responses` over the whole image, and
-    `refine` (local). `forward` runs the three on a whole image of any height and width.
+    `refine` (local). `forward` runs the three on a whole image of any height and width. Where
+    `config.map_normalised`, `refine` wants the mean and the maximum of `Separated.noise_map` over
+    the whole image too.
 
     Parameters
     ----------
@@ -68,24 +37,22 @@ class DMGN(nn.Module):
         self.config = config
         c = config.width
         image_channels = IMAGE_CHANNELS * config.trunk_stride**2
-        self.head = LearnedHead(in_channels=image_channels, channels=c, levels=config.head_levels)
+        self.head = self._head(config, image_channels)
         self.separator = SpatialAttention(
             in_channels=c,
             channels=c,
-            out_channels=c,
+            out_channels=c if config.separator_on == "features" else 1,
             convolutions=config.attention_convolutions,
+            padding=config.padding,
         )
         self.background_branch = self._branch(config, image_channels)
-        self.noise_branch = self._branch(config, image_channels)
-        self.channel_attention = ChannelAttention(channels=c, reduction=config.attention_reduction)
-        self.noise_attention = SpatialAttention(
-            in_channels=2 * c,
-            channels=c,
-            out_channels=config.trunk_stride**2,
-            convolutions=config.attention_convolutions,
+        self.noise_branch = self._branch(config, image_channels) if config.noise_branch else None
+        self.channel_attention = ChannelAttention(
+            channels=c, reduction=config.attention_reduction, bias=config.attention_bias, padding=config.padding
         )
+        self.noise_attention = self._noise_attention(config) if config.noise_map else None
         self.refiner = Refiner(
-            in_channels=3 * c,
+            in_channels=(3 if config.noise_in_source else 2) * c,
             channels=c,
             dilations=config.refine_dilations,
             out_channels=image_channels,
@@ -93,8 +60,35 @@ class DMGN(nn.Module):
             decay=config.mask_decay,
             mask_reduction=config.mask_reduction,
             kernel=config.refine_kernel,
+            bias=config.cell_bias,
+            padding=config.padding,
+            output_scale=config.output_scale,
+            tanh=config.refine_tanh,
+            masking=config.cells == "masking",
         )
         self._initialise()
+
+    @staticmethod
+    def _head(config: NetworkConfig, image_channels: int) -> LearnedHead | HypercolumnHead:
+        if config.head == "vgg19":
+            return HypercolumnHead(
+                image_channels=image_channels,
+                channels=config.width,
+                padding=config.padding,
+                unit=config.image_range == "unit",
+            )
+        return LearnedHead(in_channels=image_channels, channels=config.width, levels=config.head_levels)
+
+    @staticmethod
+    def _noise_attention(config: NetworkConfig) -> SpatialAttention:
+        return SpatialAttention(
+            in_channels=2 * config.width,
+            channels=config.width,
+            out_channels=config.trunk_stride**2,
+            convolutions=config.attention_convolutions,
+            bias=config.map_bias,
+            padding=config.padding,
+        )
 
     @staticmethod
     def _branch(config: NetworkConfig, image_channels: int) -> Branch:
@@ -104,7 +98,13 @@ class DMGN(nn.Module):
             bottleneck_cells=config.bottleneck_cells,
             out_channels=image_channels,
             mask_reduction=config.mask_reduction,
-            concatenate=config.skip == "concat",
+            skip=config.skip,
+            bias=config.cell_bias,
+            padding=config.padding,
+            align_corners=config.align_corners,
+            output_hidden=config.output_hidden,
+            output_scale=config.output_scale,
+            masking=config.cells == "masking",
         )
 
     def _initialise(self) -> None:
@@ -120,8 +120,9 @@ class DMGN(nn.Module):
                 with torch.no_grad():
                     module.conv2.weight.mul_(0.1)
         # Near-zero residuals at the start: the untrained network returns its input and no noise.
-        for last in (self.background_branch.out, self.noise_branch.out, self.refiner.out):
-            nn.init.normal_(last.weight, std=1e-2)
+        for part in (self.background_branch, self.noise_branch, self.refiner):
+            if part is not None:
+                nn.init.normal_(part.out.weight, std=1e-2)
 
     def place(self, device: torch.device | str) -> DMGN:
         """Move the network to a device, in the memory format that convolutions are fastest in."""
@@ -143,69 +144,106 @@ class DMGN(nn.Module):
         """
         x = F.pixel_unshuffle(image, self.config.trunk_stride)  # the trunk's resolution
         x = x.contiguous(memory_format=torch.channels_last)
+        if self.config.image_range == "signed":
+            x = 2 * x - 1
         features = self.head(x)
-        background_part = features * torch.sigmoid(self.separator(features))
+        if self.config.separator_on == "features":
+            source = features
+            share = torch.sigmoid(self.separator(features))
+        else:
+            source = self.separator.maps(features)
+            share = torch.sigmoid(self.separator.logits(source))
+        background_part = source * share  # F_b
         kept: list[Tensor] | None = [] if masks else None
-        noise = self.noise_branch(features - background_part, kept)
-        return Separated(
+        noise = None
+        if self.noise_branch is not None:
+            noise = self.noise_branch(source - background_part, kept)
+            if self.config.noise_residual:
+                noise = x + noise
+        contrasts = self.config.noise_map or self.config.noise_in_source
+        separated = Separated(
             image=x,
             features=features,
             background_part=background_part,
             noise=noise,
-            noise_features=self.head(noise),
+            noise_features=self.head(noise) if contrasts else None,
+            background_share=share,
             masks=_named("noise", kept),
         )
+        if self.config.map_normalised:
+            separated.noise_map = self._distribution(separated)
+        return separated
+
+    def _distribution(self, s: Separated) -> Tensor:
+        """A_r of Eq. 9 as sub-pixels, (N, stride**2, h, w): one full-resolution map after the shuffle."""
+        if self.noise_attention is None or s.noise_features is None:
+            share = s.background_share.mean(dim=1, keepdim=True)
+            return (1 - share).expand(-1, self.config.trunk_stride**2, -1, -1)
+        return torch.sigmoid(self.noise_attention(torch.cat([s.features, s.noise_features], dim=1)))
 
     def responses(self, separated: Separated) -> Tensor:
-        """Return the attention's local responses to F_b and F(R) (Eq. 7), float32.
+        """Return the attention's local responses to F_b and F(R) (Eq. 7), at least float32.
 
         Returns
         -------
-        (N, 2 C, H / s, W / s) float32 tensor
+        (N, 2 C or C, H / s, W / s) float tensor
             On a grid of s = 4 `trunk_stride` input pixels. Their mean over the whole image goes
             into `attention`.
         """
-        both = [separated.background_part, separated.noise_features]
-        return torch.cat([self.channel_attention.response(f) for f in both], dim=1).float()
+        features = [separated.background_part]
+        if self.config.noise_in_source and separated.noise_features is not None:
+            features.append(separated.noise_features)
+        responses = torch.cat([self.channel_attention.response(f) for f in features], dim=1)
+        return responses.to(torch.promote_types(responses.dtype, torch.float32))
 
-    def attention(self, mean_responses: Tensor) -> tuple[Tensor, Tensor]:
+    def attention(self, mean_responses: Tensor) -> tuple[Tensor, ...]:
         """Turn the (N, 2 C) mean responses into the channel gains of F_b and of F(R) (Eq. 8)."""
-        of_background, of_noise = mean_responses.chunk(2, dim=1)
-        return self.channel_attention.gains(of_background), self.channel_attention.gains(of_noise)
+        return tuple(self.channel_attention.gains(r) for r in torch.split(mean_responses, self.config.width, 1))
 
-    def refine(self, separated: Separated, gains: tuple[Tensor, Tensor], *, masks: bool = False) -> NetworkOutput:
+    def refine(
+        self,
+        separated: Separated,
+        gains: tuple[Tensor, ...],
+        *,
+        map_range: tuple[Tensor, Tensor] | None = None,
+        masks: bool = False,
+    ) -> NetworkOutput:
         """Generate the coarse background, the noise distribution map and the background (Eq. 3-10).
 
         Parameters
         ----------
         separated : Separated
-        gains : pair of (N, C, 1, 1) float tensors in [0, 1]
-            Of the whole image that `separated` is a part of.
+        gains : (N, C, 1, 1) float tensors in [0, 1]
+            Of F_b and, where it is in the source, of F(R), of the whole image that `separated` is a part of.
+        map_range : pair of (N,) float tensors
+            Mean and maximum of `Separated.noise_map` over the whole image; wanted where
+            `config.map_normalised`.
         masks : bool
             Keep the cells' masks.
         """
-        s = separated
+        s, config = separated, self.config
         kept: list[Tensor] | None = [] if masks else None
         refining: list[Tensor] | None = [] if masks else None
-        coarse = s.image + self.background_branch(s.background_part, kept)
-        # Sub-pixels of the map: (N, stride**2, h, w), one full-resolution map after the shuffle.
-        noise_map = torch.sigmoid(self.noise_attention(torch.cat([s.features, s.noise_features], dim=1)))
+        coarse = self.background_branch(s.background_part, kept)
+        if config.coarse_residual:
+            coarse = s.image + coarse
+        noise_map = self._distribution(s) if s.noise_map is None else s.noise_map
+        if config.map_normalised:
+            assert map_range is not None
+            noise_map = normalise_map(noise_map, *map_range)
         background_map = 1 - noise_map.mean(dim=1, keepdim=True)  # A_b = 1 - A_r
-        source = torch.cat(
-            [
-                s.background_part * gains[0],
-                s.noise_features * -gains[1],
-                self.head(coarse),
-            ],
-            dim=1,
-        )  # E of Eq. 6, (N, 3 C, h, w)
-        background = s.image + self.refiner(source, background_map, refining)
-        stride = self.config.trunk_stride
+        if config.map_normalised:
+            noise_map = noise_map.clamp(0, 1)  # for the reader; Eq. 10 takes it as it is
+        parts = [s.background_part * gains[0]]
+        if config.noise_in_source and s.noise_features is not None:
+            parts.append(s.noise_features * -gains[1])
+        source = torch.cat([*parts, self.head(coarse)], dim=1)  # E of Eq. 6, (N, 3 C, h, w)
+        background = s.image + self.refiner(source, background_map if config.noise_map else None, refining)
         return NetworkOutput(
-            background=F.pixel_shuffle(background, stride),  # full resolution
-            coarse=F.pixel_shuffle(coarse, stride),
-            noise=F.pixel_shuffle(s.noise, stride),
-            noise_map=F.pixel_shuffle(noise_map, stride),
+            background=self._outward(background),
+            coarse=self._outward(coarse),
+            noise=F.pixel_shuffle(s.image - coarse, config.trunk_stride) if s.noise is None else self._outward(s.noise),
+            noise_map=F.pixel_shuffle(noise_map, config.trunk_stride),
             masks={
                 **_named("background", kept),
                 **s.masks,
@@ -213,24 +251,33 @@ class DMGN(nn.Module):
             },
         )
 
+    def _outward(self, image: Tensor) -> Tensor:
+        """Return an image of the trunk at full resolution and in units of the input."""
+        if self.config.image_range == "signed":
+            image = (image + 1) / 2
+        return F.pixel_shuffle(image, self.config.trunk_stride)
+
     def forward(self, image: Tensor, *, masks: bool = False) -> NetworkOutput:
         """Restore a batch of whole images.
 
         Parameters
         ----------
         image : (N, 3, H, W) float tensor in [0, 1]
-            Any H, W >= 1; padded by its border pixels to a multiple of `config.stride`.
+            Any H, W >= 1; padded by its border pixels to `config.working_size`.
         masks : bool
             Return the cells' masks too.
         """
         _, _, h, w = image.shape
-        stride = self.config.stride
-        if h % stride or w % stride:
-            image = F.pad(image, (0, -w % stride, 0, -h % stride), mode="replicate")
+        height, width = self.config.working_size(h, w)
+        if (height, width) != (h, w):
+            image = F.pad(image, (0, width - w, 0, height - h), mode="replicate")
         separated = self.separate(image, masks=masks)
         gains = self.attention(self.responses(separated).mean(dim=(2, 3)))
-        out = self.refine(separated, gains, masks=masks)
-        if h % stride or w % stride:
+        map_range = None
+        if separated.noise_map is not None:
+            map_range = separated.noise_map.mean(dim=(1, 2, 3)), separated.noise_map.amax(dim=(1, 2, 3))
+        out = self.refine(separated, gains, map_range=map_range, masks=masks)
+        if (height, width) != (h, w):
             for name in ("background", "coarse", "noise", "noise_map"):
                 setattr(out, name, getattr(out, name)[..., :h, :w])
         return out

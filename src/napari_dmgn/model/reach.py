@@ -2,7 +2,8 @@
 
 Along one axis, the outputs first..last of an operation depend on an interval of its inputs. Followed
 through every operation, the interval is exact; where paths join, the hull of theirs is taken. Whole
-images, which the attention's averages see by design, are not counted.
+images, which the attention's averages see by design, are not counted. An enlargement with its
+corners aligned drifts against this grid over a large image; it is taken for one that does not.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_dmgn.model.config import NetworkConfig
 
-__all__ = ["receptive_radius"]
+__all__ = ["VGG_CONVOLUTIONS", "receptive_radius"]
 
 Interval = tuple[int, int]
+
+VGG_CONVOLUTIONS = (2, 2, 4, 4, 1)
+"""VGG-19's convolutions at each resolution, up to the last whose features are read."""
 
 
 def receptive_radius(config: NetworkConfig) -> int:
@@ -40,6 +44,8 @@ def _image(config: NetworkConfig, out: Interval) -> Interval:
 
 
 def _head(config: NetworkConfig, out: Interval) -> Interval:
+    if config.head == "vgg19":
+        return _hypercolumn(out)
     level = _wider(out, 1)  # the last convolution
     stem = level
     for steps in range(1, config.head_levels):
@@ -51,11 +57,22 @@ def _head(config: NetworkConfig, out: Interval) -> Interval:
     return _wider(stem, 1)
 
 
+def _hypercolumn(out: Interval) -> Interval:
+    mixed = _wider(out, 2)  # both mixing convolutions
+    image = mixed
+    for level in range(len(VGG_CONVOLUTIONS)):
+        x = _wider(_before_enlarging(mixed, 2**level) if level else mixed, 1)  # the convolution behind the pooling
+        for convolutions in reversed(VGG_CONVOLUTIONS[:level]):
+            x = _wider((2 * x[0], 2 * x[1] + 1), convolutions)  # a pooling of 2x2, and what leads to it
+        image = _hull(image, x)
+    return image
+
+
 def _branch(config: NetworkConfig, out: Interval) -> Interval:
     x = _wider(out, 1)  # the last convolution
     skips = []
     for _ in config.branch_widths[1:]:
-        x = _wider(x, 2 + (config.skip == "concat"))  # a cell, and what merges
+        x = _wider(x, 2 + {"add": 0, "concat": 1, "concat-wide": 2}[config.skip])  # a cell, and what merges
         skips.append(x)
         x = _before_enlarging(x)
     x = _wider(x, 2 * config.bottleneck_cells)
@@ -74,9 +91,9 @@ def _before_halving(x: Interval) -> Interval:
     return 2 * x[0] - 1, 2 * x[1] + 1
 
 
-def _before_enlarging(x: Interval) -> Interval:
-    """Through a bilinear enlargement by 2: position 2 i reads i - 1 and i, 2 i + 1 reads i and i + 1."""
-    return (x[0] - 1) // 2, (x[1] + 1) // 2
+def _before_enlarging(x: Interval, factor: int = 2) -> Interval:
+    """Through a bilinear enlargement: position i reads the two around (i + 1/2) / factor - 1/2."""
+    return (2 * x[0] + 1 - factor) // (2 * factor), (2 * x[1] + 1 - factor) // (2 * factor) + 1
 
 
 def _hull(a: Interval, b: Interval) -> Interval:

@@ -97,7 +97,8 @@ class TrainConfig:
             raise ValueError(f"phases end at {ends}; wanted rising shares, the last 1.0")
         self._check_card()
         # Built once here so that their own checks run now.
-        self.network_config()
+        if self.network_config().head == "vgg19" and self.start is None:
+            raise ValueError(f"preset {self.preset!r} needs VGG-19's weights; wanted start, a model file with them")
         self.loss_weights()
         self.mixture()
 
