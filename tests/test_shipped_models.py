@@ -1,0 +1,47 @@
+"""The models that come with the package do what their cards say."""
+
+import numpy as np
+import pytest
+
+import napari_dmgn as dmgn
+from napari_dmgn import samples, zoo
+from napari_dmgn.metrics import psnr_y
+
+CROP = (slice(0, 192), slice(0, 256))
+
+
+@pytest.fixture(scope="module")
+def rain():
+    info = zoo.find_model("rain")
+    assert info.shipped
+    return dmgn.load_model("rain")
+
+
+@pytest.mark.parametrize(("strength", "gain"), [("light", 6), ("heavy", 5)])
+@pytest.mark.parametrize("name", ["chelsea", "rocket"])
+def test_rain_is_removed(rain, name, strength, gain):
+    sample = samples.rainy_sample(name, strength)
+    clean, wet = sample.clean[CROP], sample.input[CROP]
+    result = dmgn.restore(wet, model=rain)
+    assert psnr_y(result.background, clean) >= psnr_y(wet, clean) + gain
+    # The noise layer is the rain: it explains most of what was added.
+    streaks = wet.astype(float) - clean
+    assert np.abs(result.noise - streaks).mean() < np.abs(streaks).mean() / 2
+    # The map is high on streaks and low beside them.
+    on, off = (streaks.mean(axis=2) > 40), (streaks.mean(axis=2) == 0)
+    assert result.noise_map[on].mean() > result.noise_map[off].mean() + 0.3
+
+
+@pytest.mark.parametrize("name", ["chelsea", "rocket"])
+def test_clean_picture_stays_as_it_is(rain, name):
+    clean = samples.clean_sample(name)[CROP]
+    assert psnr_y(dmgn.restore(clean, model=rain).background, clean) > 35
+
+
+def test_large_picture_in_tiles_has_no_seam(rain):
+    wet = samples.rainy_sample("rocket", "light").input
+    whole = dmgn.restore(wet, model=rain, precision="float32", tile=None)
+    tiled = dmgn.restore(wet, model=rain, precision="float32", tile=160)
+    assert tiled.provenance["windows"] > 1
+    assert np.abs(tiled.noise - whole.noise).max() <= 1e-5 * 255
+    assert np.abs(tiled.background.astype(int) - whole.background).max() <= 1
