@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +18,6 @@ from napari_dmgn.training.settings import TrainConfig
 from napari_dmgn.training.validation import validate
 
 __all__ = ["TrainEvent", "iter_train", "train"]
-
-log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 MODEL = "model.safetensors"
