@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from napari_dmgn import api, inference, iter_restore, restore
+from napari_dmgn.api import iter_restore_into
 from napari_dmgn.checkpoint import CheckpointError
+from napari_dmgn.inference import plans
 
 DTYPES = ["u1", "i1", "<u2", ">u2", "i2", "u4", ">i4", "i8", "u8", "f2", "f4", ">f4", "f8"]
 LAYOUTS = [
@@ -54,19 +56,17 @@ class StandIn:
         self.settings = []
         self.closed = 0
 
-    def __call__(self, model, batch, **settings):
+    def __call__(self, model, batch, *, sink, **settings):
         assert model is self.model
         self.settings.append(settings)
         try:
             for done in range(1, self.windows + 1):
                 yield inference.Step(done=done, total=self.windows)
-            answer = self.change(batch)
+            planes = np.asarray(batch[:, :, :, :])
+            for rows in ((0, planes.shape[2] // 2), (planes.shape[2] // 2, planes.shape[2])):
+                sink.put(self.part(planes, rows, settings["masks"] and rows[0] == 0))
             yield inference.Planes(
-                background=answer,
-                noise=batch - answer,
-                coarse=answer,
-                noise_map=np.abs(batch - answer).mean(axis=1),
-                masks={"cell": batch[:, 0, ::2, ::2]} if settings["masks"] else None,
+                **dict.fromkeys(("background", "noise", "coarse", "noise_map", "masks")),
                 report={
                     "device": "cpu",
                     "precision": "float32",
@@ -79,11 +79,29 @@ class StandIn:
         finally:
             self.closed += 1
 
+    def part(self, planes, rows, masks):
+        size = [-(-n // 2) for n in planes.shape[2:]]
+        mask = inference.Mask(
+            rows=(0, size[0]), columns=(0, size[1]), size=tuple(size), values=planes[:, 0, ::2, ::2]
+        )
+        own = planes[:, :, slice(*rows)]
+        answer = self.change(own)
+        return inference.Part(
+            rows=rows,
+            columns=(0, planes.shape[3]),
+            background=answer,
+            coarse=answer,
+            noise=own - answer,
+            noise_map=np.abs(own - answer).mean(axis=1),
+            masks={"cell": mask} if masks else {},
+        )
+
 
 @pytest.fixture
 def network(monkeypatch):
     stand_in = StandIn()
     monkeypatch.setattr(inference, "iter_infer", stand_in)
+    monkeypatch.setattr(api, "_BATCH_PIXELS", 1)  # frame by frame
     return stand_in
 
 
@@ -136,6 +154,50 @@ def test_there_is_no_float_copy_of_the_stack(network):
     tracemalloc.stop()
     outputs = sum(getattr(result, name).nbytes for name in ("background", "noise", "noise_map", "coarse"))
     assert peak < outputs + 20 * 12 * image[0].size
+
+
+def test_small_frames_pass_together(network, monkeypatch):
+    image = sample((7, 6, 8), "u2")
+    monkeypatch.setattr(api, "_BATCH_PIXELS", 3 * 6 * 8 + 1)
+    network.change = lambda planes: planes / 2
+    events = list(iter_restore(image, model=network.model))
+    assert len(network.settings) == 3  # 3 + 3 + 1 frames
+    assert [event.frame for event in events] == [0, 0, 0, 3, 3, 3, 6, 6, 6, 6]
+    together = events[-1].restoration
+    monkeypatch.setattr(api, "_BATCH_PIXELS", 1)
+    alone = restore(image, model=network.model)
+    for name in ("background", "noise", "noise_map", "coarse"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+
+
+def test_results_go_into_given_arrays(network, tmp_path):
+    image = sample((3, 6, 8, 4), "u2")
+    network.change = lambda planes: planes / 2
+    wanted = restore(image, model=network.model)
+    background = np.memmap(tmp_path / "background.dat", "u2", "w+", shape=image.shape)
+    noise = np.zeros((3, 6, 8, 3), "f4")[:, :, :, :]
+    out = {"background": background, "noise": noise, "coarse": None}
+    *_, last = iter_restore_into(image, out, model=network.model)
+    result = last.restoration
+    assert result.background is background
+    assert result.noise is noise
+    assert result.coarse.size == 0
+    for name in ("background", "noise", "noise_map"):
+        np.testing.assert_array_equal(getattr(result, name), getattr(wanted, name))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ({"noize": None}, "unknown results ['noize']; there are background, noise"),
+        ({"noise": np.zeros((6, 8), "f8")}, "the array for noise has shape (6, 8) and type float64; wanted (6, 8) and"),
+        ({"background": np.zeros((6, 9), "u1")}, "has shape (6, 9) and type uint8; wanted (6, 8) and uint8"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_before_any_work(network, out, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        iter_restore_into(sample((6, 8), "u1"), out, model=network.model)
+    assert not network.settings
 
 
 def test_progress_sees_every_event(network):
@@ -312,6 +374,55 @@ def test_a_loaded_model_and_its_file_give_the_same(tiny_checkpoint, rainy):
     first, second = (restore(rainy, model=m, precision="float32") for m in (model, tiny_checkpoint))
     np.testing.assert_array_equal(first.background, second.background)
     assert first.provenance["sha256"] == second.provenance["sha256"] == model.metadata.sha256
+
+
+def test_a_bright_frame_changes_nothing_in_the_others(tiny_checkpoint, rainy):
+    """No flicker: the range is the stack's, and each frame has its own averages."""
+    stack = np.stack([rainy[..., 1].astype(np.uint16) * 100] * 5)
+    stack[2] = stack[2] * 2.5  # up to 63750
+    result = restore(stack, model=tiny_checkpoint, precision="float32")
+    assert result.provenance["intensity_range"] == [0, int(stack[2].max())]
+    for name in ("background", "noise", "noise_map", "coarse"):
+        frames = getattr(result, name)
+        for index in (1, 3, 4):
+            np.testing.assert_array_equal(frames[index], frames[0])
+        assert (frames[2] != frames[0]).any()
+    # What a range of each frame's own would do: the same frame comes out another.
+    own = restore(stack[0], model=tiny_checkpoint, precision="float32")
+    assert np.abs(own.background.astype(float) - result.background[0]).max() > 1
+
+
+@pytest.mark.parametrize("tile", ["auto", 32, None])
+def test_holes_are_the_same_in_every_part(tiny_checkpoint, rainy, tile, monkeypatch):
+    monkeypatch.setitem(plans._STRIP_PIXELS, "cpu", 32 * 128)
+    image = rainy / np.float32(255)
+    image[10:20, 28:70] = np.nan
+    image[60, 5, 1] = np.inf
+    options = {"model": tiny_checkpoint, "precision": "float32"}
+    whole = restore(image, tile=None, **options)
+    result = restore(image, tile=tile, **options)
+    np.testing.assert_array_equal(np.isnan(result.background), np.isnan(image))
+    assert result.background[60, 5, 1] == np.inf
+    assert result.provenance["nonfinite_pixels"] == 421
+    finite = np.isfinite(image)
+    np.testing.assert_allclose(result.background[finite], whole.background[finite], atol=1e-5)
+    np.testing.assert_allclose(result.noise, whole.noise, atol=1e-5)
+
+
+def test_a_large_image_takes_no_memory_but_its_results(tiny_checkpoint, tmp_path, monkeypatch):
+    """Beside the results, no array as large as the image, in float32 that is, is made."""
+    shape = (3072, 640)
+    monkeypatch.setitem(plans._STRIP_PIXELS, "cpu", 64 * shape[1])
+    mapped = np.memmap(tmp_path / "image.dat", "u1", "w+", shape=(*shape, 3))
+    mapped[:] = np.arange(shape[0], dtype=np.uint16).astype(np.uint8)[:, None, None]
+    restore(mapped[:64, :64], model=tiny_checkpoint)
+    tracemalloc.start()
+    result = restore(mapped, model=tiny_checkpoint)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    outputs = sum(getattr(result, name).nbytes for name in ("background", "noise", "noise_map", "coarse"))
+    assert result.provenance["windows"] > 1
+    assert peak < outputs + 12 * shape[0] * shape[1]
 
 
 def test_types_differ_by_their_rounding_only(tiny_checkpoint, rainy):

@@ -62,3 +62,29 @@ def test_what_is_no_precision_is_refused(name):
 
 def test_free_memory_of_the_machine_is_sensible():
     assert 1 << 20 < devices.free_memory("cpu") < 1 << 50
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_free_memory_heeds_the_limits_of_containers(version, tmp_path, monkeypatch):
+    names = ("memory__max", "memory__current") if version == 2 else ("memory__limit_in_bytes", "memory__usage_in_bytes")
+    cache = "inactive_file" if version == 2 else "total_inactive_file"
+    root = tmp_path / "groups" if version == 2 else tmp_path / "groups" / "memory"
+    write(tmp_path, meminfo="MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    write(tmp_path, own="0::/slice/job\n" if version == 2 else "5:cpu:/other\n3:memory:/slice/job\n")
+    monkeypatch.setattr(devices, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(devices, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(devices, "_GROUPS", tmp_path / "groups")
+    assert devices.free_memory("cpu") == 8000 * 1024  # no such groups here: inside a container, say
+    stat = f"anon 5\n{cache} 1000\n"
+    write(root / "slice" / "job", **dict(zip(names, ("max", "70000"), strict=True)), memory__stat=stat)
+    assert devices.free_memory("cpu") == 8000 * 1024
+    write(root / "slice", **dict(zip(names, ("500000", "100000"), strict=True)), memory__stat=stat)
+    assert devices.free_memory("cpu") == 401_000
+    write(root, **dict(zip(names, ("50000", "60000"), strict=True)), memory__stat=stat)
+    assert devices.free_memory("cpu") == 0

@@ -5,7 +5,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from napari_dmgn.tiling import spans, windows
+from napari_dmgn.tiling import halved, spans, widened, windows
 
 STRIDES = (1, 2, 3, 8)
 
@@ -56,6 +56,21 @@ def test_kept_parts_pasted_rebuild_the_image():
                     count[target] += 1
                 assert (count == 1).all()
                 assert np.array_equal(pasted, image)
+
+
+def test_halves_cover_their_window_and_widening_gives_any_halo():
+    for size in product((8, 24, 40), repeat=2):
+        for window in windows(size, tile=(24, 24), halo=16, stride=8):
+            halves = list(halved(window, size=size, halo=16, stride=8))
+            covered = np.zeros(size, int)
+            for half in halves:
+                covered[slice(*half.rows.paste), slice(*half.columns.paste)] += 1
+                assert half == widened(widened(half, size=size, halo=0, stride=8), size=size, halo=16, stride=8)
+            own = np.zeros(size, int)
+            own[slice(*window.rows.paste), slice(*window.columns.paste)] = 1
+            assert np.array_equal(covered, own)
+            large = [b - a > 8 for a, b in (window.rows.paste, window.columns.paste)]
+            assert len(halves) == 2 ** sum(large)
 
 
 def test_windows_come_row_by_row():

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_dmgn.api import Restoration, RestoreEvent, iter_restore, restore
     from napari_dmgn.checkpoint import CheckpointError
+    from napari_dmgn.evaluation import evaluate, iter_evaluate
+    from napari_dmgn.lazy import restore_lazy
     from napari_dmgn.model.descriptor import Model
     from napari_dmgn.synthesis import synthesize
     from napari_dmgn.training import TrainConfig, iter_train, train
@@ -23,11 +25,14 @@ __all__ = [
     "RestoreEvent",
     "TrainConfig",
     "__version__",
+    "evaluate",
+    "iter_evaluate",
     "iter_restore",
     "iter_train",
     "list_models",
     "load_model",
     "restore",
+    "restore_lazy",
     "synthesize",
     "train",
 ]
@@ -38,11 +43,14 @@ _MODULE_OF = {
     "Restoration": "api",
     "RestoreEvent": "api",
     "TrainConfig": "training",
+    "evaluate": "evaluation",
+    "iter_evaluate": "evaluation",
     "iter_restore": "api",
     "iter_train": "training",
     "list_models": "zoo",
     "load_model": "zoo",
     "restore": "api",
+    "restore_lazy": "lazy",
     "synthesize": "synthesis",
     "train": "training",
 }

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 __all__ = ["free_memory", "resolve_device", "resolve_precision"]
+
+_MEMORY = Path("/proc/meminfo")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 PRECISIONS = ("auto", "bf16", "float32")
 
@@ -63,15 +68,46 @@ def _has_bf16(device: str) -> bool:
 
 
 def free_memory(device: str) -> int:
-    """Return the bytes of memory that are free on a device now."""
+    """Return the bytes of memory that are free on a device now; of the CPU's, those that the process may take."""
     import torch
 
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(device)[0])
+    free = [_available()]
+    with contextlib.suppress(OSError, ValueError):
+        for line in _OWN_GROUPS.read_text().splitlines():
+            free += _group_limits(*line.split(":", 2)[1:])
+    return max(min(free), 0)
+
+
+def _available() -> int:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in _MEMORY.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
     return 4 << 30  # a laptop's spare memory, where the system does not tell
+
+
+def _group_limits(controllers: str, path: str) -> list[int]:
+    """What the control groups that a container or a batch system sets leave, from the own one upwards."""
+    if controllers == "":
+        root, most, used, cache = _GROUPS, "memory.max", "memory.current", "inactive_file"
+    elif controllers == "memory":
+        root, most, used = _GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        cache = "total_inactive_file"
+    else:
+        return []
+    own = root / path.lstrip("/")
+    free = []
+    for folder in (own, *own.parents):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number; inside a container the path is not there
+            limit, taken = (int((folder / name).read_text()) for name in (most, used))
+            # Files in the cache are given up when memory is wanted.
+            lines = (folder / "memory.stat").read_text().splitlines()
+            cached = sum(int(line.split()[1]) for line in lines if line.split()[0] == cache)
+            free.append(limit - taken + cached)
+        if folder == root:
+            break
+    return free

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_dmgn.model.network import DMGN
 
-__all__ = ["TASKS", "ImportReport", "convert", "import_official", "key_map"]
+__all__ = ["TASKS", "ImportReport", "convert", "import_official", "key_map", "read_pth"]
 
 TASKS = tuple(name.removeprefix("official-") for name in PRESETS if name.startswith("official-"))
 """Tasks that the authors released a model for."""
@@ -215,7 +215,7 @@ def import_official(path: str | Path, task: str, output: str | Path) -> ImportRe
     if output.suffix != ".safetensors":
         raise ValueError(f"output is {str(output)!r}; wanted a name that ends in .safetensors")
     try:
-        network, report = convert(_read(path), task)
+        network, report = convert(read_pth(path), task)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     card = {
@@ -228,7 +228,14 @@ def import_official(path: str | Path, task: str, output: str | Path) -> ImportRe
     return report
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_pth(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a PyTorch checkpoint as weights only: nothing in it is executed.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be read, or holds anything else; the message does not name the file.
+    """
     import torch
 
     try:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Span", "Window", "spans", "windows"]
+__all__ = ["Span", "Window", "halved", "spans", "widened", "windows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +87,28 @@ def windows(size: tuple[int, int], *, tile: tuple[int, int], halo: int, stride: 
     rows = spans(size[0], tile=tile[0], halo=halo, stride=stride)
     columns = spans(size[1], tile=tile[1], halo=halo, stride=stride)
     return (Window(rows=r, columns=c) for r in rows for c in columns)
+
+
+def halved(window: Window, *, size: tuple[int, int], halo: int, stride: int) -> Iterator[Window]:
+    """Cut a window of a padded (H, W) image into two halves along each axis that is longer than a stride."""
+    rows = _halved(window.rows, length=size[0], halo=halo, stride=stride)
+    columns = _halved(window.columns, length=size[1], halo=halo, stride=stride)
+    return (Window(rows=r, columns=c) for r in rows for c in columns)
+
+
+def _halved(span: Span, *, length: int, halo: int, stride: int) -> list[Span]:
+    start, stop = span.paste
+    halo = -(-halo // stride) * stride
+    middle = start + -(-(stop - start) // (2 * stride)) * stride
+    edges = (start, middle, stop) if middle < stop else (start, stop)
+    return [Span(read=(max(0, a - halo), min(length, b + halo)), paste=(a, b)) for a, b in itertools.pairwise(edges)]
+
+
+def widened(window: Window, *, size: tuple[int, int], halo: int, stride: int) -> Window:
+    """Return a window of a padded (H, W) image with another halo."""
+    halo = -(-halo // stride) * stride
+    rows, columns = (
+        Span(read=(max(0, span.paste[0] - halo), min(length, span.paste[1] + halo)), paste=span.paste)
+        for span, length in zip((window.rows, window.columns), size, strict=True)
+    )
+    return Window(rows=rows, columns=columns)

@@ -22,6 +22,7 @@ __all__ = [
     "ModelInfo",
     "broken_models",
     "find_model",
+    "forget_models",
     "list_models",
     "load_model",
     "models_folder",
@@ -189,6 +190,11 @@ def load_model(name: str | Path, device: str = "cpu") -> Model:
     status = path.stat()
     # The time and size stand for the content: a file that was replaced is loaded anew.
     return _load(path, resolve_device(device), status.st_mtime_ns, status.st_size)
+
+
+def forget_models() -> None:
+    """Free the memory of the models that `load_model` keeps."""
+    _load.cache_clear()
 
 
 @lru_cache(maxsize=4)

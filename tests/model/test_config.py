@@ -25,6 +25,7 @@ def test_round_trip_through_json_keeps_every_setting():
         refine_kernel=3,
         skip="concat",
         head="vgg19",
+        imagenet_range=True,
         image_range="signed",
         padding="reflect",
         align_corners=True,
@@ -80,6 +81,8 @@ def test_a_switch_without_what_it_needs_is_refused():
             NetworkConfig(**others)
     with pytest.raises(ValueError, match="network setting map_normalised is True; wanted false where noise_map is"):
         NetworkConfig(map_normalised=True, noise_map=False)
+    with pytest.raises(ValueError, match="network setting imagenet_range is True; wanted false where the head is no v"):
+        NetworkConfig(imagenet_range=True)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_refiner_weighs_the_background_map_by_eq_10():
     random = torch.Generator().manual_seed(0)
     source, background_map = torch.randn(2, 6, 9, 9, generator=random), torch.rand(2, 1, 9, 9, generator=random)
     masks, last = [], enters(net.out)
-    found = net(source, background_map, masks)
+    found = net((source,), background_map, masks)
     x = net.enter(source).clamp(min=0)
     for n, cell in enumerate(net.cells, start=1):
         weight = 0.4 * 0.5 ** (n - 1)

@@ -1,4 +1,4 @@
-"""Image files: PNG, JPEG and TIFF, with the axes, pixel size and colour profile that they name."""
+"""Image files: PNG, JPEG, TIFF and OME-Zarr, with the axes, pixel size and colour profile that they name."""
 
 import errno
 import os
@@ -10,10 +10,29 @@ from pathlib import Path
 from typing import BinaryIO
 
 from napari_dmgn.files.image_file import Array, ImageFile, axes_of
+from napari_dmgn.files.multiscale import create_store, open_to_write, write_collection
+from napari_dmgn.files.ome_zarr import is_store, open_store
 from napari_dmgn.files.pictures import encode_png16, read_picture, read_png, write_picture
+from napari_dmgn.files.pyramid import Block, blocks, fill
 from napari_dmgn.files.tiff import read_tiff, write_tiff
+from napari_dmgn.files.transposed import Transposed
 
-__all__ = ["IMAGE_SUFFIXES", "ImageFile", "read_image", "replacing", "write_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Block",
+    "ImageFile",
+    "Transposed",
+    "blocks",
+    "create_store",
+    "fill",
+    "is_store",
+    "open_store",
+    "open_to_write",
+    "read_image",
+    "replacing",
+    "write_collection",
+    "write_image",
+]
 
 _KIND_OF_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
 IMAGE_SUFFIXES = tuple(_KIND_OF_SUFFIX)

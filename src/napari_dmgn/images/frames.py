@@ -1,23 +1,26 @@
-"""One frame of the user's array as planes of the network, and the arrays of results."""
+"""A part of one frame of the user's array as planes of the network, and back."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_dmgn.images.intensity import saturate
-from napari_dmgn.images.layout import Array, Layout, split_alpha
+from napari_dmgn.images.layout import Array, split_alpha
 
 FloatArray = npt.NDArray[np.float32]
 
 _FILL_ROUNDS = 32
+# Of a frame with pixels that are not finite: enough for their median.
+_MEDIAN_SAMPLE = 1 << 20
+_EVERYTHING = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """One picture of the user's array together with what the network sees of it.
+    """One picture of the user's array, or a part of it, together with what the network sees of it.
 
     Attributes
     ----------
@@ -69,27 +72,104 @@ class Frame:
         return pixels
 
 
-def read_frame(frame: Array, *, rgb: bool, low: float, high: float) -> Frame:
-    """Scale a frame (H, W) or (H, W, 3 or 4) to planes in [0, 1]; the input is not changed.
+class Picture:
+    """A frame that is read part by part: what the network sees of a pixel does not depend on the part.
 
-    Values outside low..high are clipped. NaN and infinite pixels are filled from their neighbours.
+    Parameters
+    ----------
+    frame : (H, W) or (H, W, 3 or 4) array
+        Never changed.
+    rgb : whether the last axis holds colours
+    low, high : intensities that become 0 and 1
     """
-    values, alpha = split_alpha(frame, rgb)
-    scaled = values.astype(_working_type(values.dtype))
-    bad = None
-    if values.dtype.kind == "f":
-        bad = ~np.isfinite(scaled)
-        bad = bad if bad.any() else None
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled -= low
-        scaled /= high - low or 1.0
-    np.clip(scaled, 0, 1, out=scaled)
-    if bad is not None:
-        for channel in range(scaled.shape[-1]):
-            _fill(scaled[..., channel], bad[..., channel])
-    planes = np.empty((1, 3, *scaled.shape[:2]), np.float32)
-    planes[0] = np.moveaxis(scaled, -1, 0)  # (H, W, 1 or 3) -> (3, H, W), one channel repeated
-    return Frame(values=values, alpha=alpha, planes=planes, bad=bad, span=high - low)
+
+    def __init__(self, frame: Array, *, rgb: bool, low: float, high: float) -> None:
+        self._frame = frame
+        self._rgb = rgb
+        self._range = low, high
+        self._median: list[float] | None = None  # of each channel, once a pixel is not finite
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self._frame.shape[:2]
+        return rows, columns
+
+    def part(self, rows: slice = _EVERYTHING, columns: slice = _EVERYTHING) -> Frame:
+        """Scale a part to planes in [0, 1].
+
+        Values outside low..high are clipped. NaN and infinite pixels are filled from their neighbours.
+        """
+        part = self._read(rows, columns)
+        if part.bad is None:
+            return part
+        # Holes are filled from outside the part, too, as far as the filling reaches.
+        (top, bottom, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
+        above, before = min(top, _FILL_ROUNDS + 1), min(left, _FILL_ROUNDS + 1)
+        wider = self._read(
+            slice(top - above, bottom + _FILL_ROUNDS + 1), slice(left - before, right + _FILL_ROUNDS + 1)
+        )
+        assert wider.bad is not None
+        planes = wider.planes[0]
+        channels = wider.bad.shape[-1]
+        for channel in range(channels):
+            _fill(planes[channel], wider.bad[..., channel], self._medians()[channel])
+        if channels == 1:
+            planes[1:] = planes[0]
+        own = wider.planes[:, :, above : above + bottom - top, before : before + right - left]
+        return replace(part, planes=np.ascontiguousarray(own))
+
+    def _read(self, rows: slice, columns: slice) -> Frame:
+        values, alpha = split_alpha(self._frame[rows, columns], self._rgb)
+        low, high = self._range
+        planes = _scaled(values, low, high)
+        bad = None
+        if values.dtype.kind == "f":
+            bad = ~np.isfinite(values)
+            bad = bad if bad.any() else None
+        return Frame(values=values, alpha=alpha, planes=planes, bad=bad, span=high - low)
+
+    def _medians(self) -> list[float]:
+        """The median of each channel's finite pixels, scaled; of an even sample where they are many."""
+        if self._median is None:
+            step = max(1, math.isqrt(self.shape[0] * self.shape[1] // _MEDIAN_SAMPLE))
+            sample = self._read(slice(None, None, step), slice(None, None, step))
+            self._median = [
+                _median(sample.planes[0, c] if sample.bad is None else sample.planes[0, c][~sample.bad[..., c]])
+                for c in range(sample.values.shape[-1])
+            ]
+        return self._median
+
+
+def _median(values: FloatArray) -> float:
+    return float(np.median(values)) if values.size else 0.0
+
+
+def read_frame(frame: Array, *, rgb: bool, low: float, high: float) -> Frame:
+    """Scale a whole frame (H, W) or (H, W, 3 or 4) to planes in [0, 1]; see `Picture`."""
+    return Picture(frame, rgb=rgb, low=low, high=high).part()
+
+
+def _scaled(values: Array, low: float, high: float) -> FloatArray:
+    """Pixels (H, W, 1 or 3) as planes (1, 3, H, W) in [0, 1]; NaN stays."""
+    span = high - low or 1.0
+    planes = np.empty((1, 3, *values.shape[:2]), np.float32)
+    if values.dtype.itemsize == 1:
+        # All that a byte can be, scaled once.
+        codes = np.arange(256, dtype=np.uint8).view(values.dtype).astype(np.float32)
+        table = np.clip((codes - low) / span, 0, 1).astype(np.float32)
+        for channel in range(values.shape[-1]):
+            np.take(table, values[..., channel].view(np.uint8), out=planes[0, channel], mode="clip")
+    else:
+        for channel in range(values.shape[-1]):
+            scaled = values[..., channel].astype(_working_type(values.dtype))
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaled -= low
+                scaled /= span
+            np.clip(scaled, 0, 1, out=planes[0, channel], casting="same_kind")
+    if values.shape[-1] == 1:
+        planes[0, 1:] = planes[0, 0]  # one channel repeated
+    return planes
 
 
 def _working_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -97,12 +177,8 @@ def _working_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.result_type(dtype, np.float32).newbyteorder("=")
 
 
-def _fill(plane: Array, bad: npt.NDArray[np.bool_]) -> None:
-    """Replace bad pixels in place: rings inwards from the known neighbours, the rest by median."""
-    if bad.all():
-        plane[:] = 0
-        return
-    median = np.median(plane[~bad])
+def _fill(plane: Array, bad: npt.NDArray[np.bool_], median: float) -> None:
+    """Replace bad pixels in place: rings inwards from the known neighbours, the rest by the median."""
     padded = np.pad(plane, 1, constant_values=np.nan)
     padded[1:-1, 1:-1][bad] = np.nan
     rows, columns = (places + 1 for places in np.nonzero(bad))
@@ -118,58 +194,3 @@ def _fill(plane: Array, bad: npt.NDArray[np.bool_]) -> None:
             break
     padded[rows, columns] = median
     plane[:] = padded[1:-1, 1:-1]
-
-
-class Results:
-    """The output arrays of a whole volume, filled frame by frame."""
-
-    def __init__(self, layout: Layout, dtype: np.dtype[Any]) -> None:
-        self._layout = layout
-        colours = (3,) if layout.rgb else ()
-        self.background: Array = np.empty(layout.shape, dtype)
-        self.coarse: Array = np.empty(layout.shape, dtype)
-        self.noise: FloatArray = np.empty(layout.plain_shape + colours, np.float32)
-        self.noise_map: FloatArray = np.empty(layout.plain_shape, np.float32)
-        self.masks: dict[str, FloatArray] = {}
-        self.clipped_pixels = 0
-        self.nonfinite_pixels = 0
-
-    def put(
-        self,
-        index: int,
-        frame: Frame,
-        *,
-        background: FloatArray,
-        noise: FloatArray,
-        noise_map: FloatArray,
-        coarse: FloatArray,
-        masks: Mapping[str, FloatArray] | None = None,
-    ) -> None:
-        """Write what the network made of one frame, as planes (1, 3, H, W) or (1, H, W)."""
-        self.clipped_pixels += self._put_restored(self.background, index, frame, background)
-        self._put_restored(self.coarse, index, frame, coarse)
-        noise_pixels = frame.noise(noise)
-        target = self._layout.frame(self.noise, index)
-        target[...] = noise_pixels if self._layout.rgb else noise_pixels[..., 0]
-        self._layout.frame(self.noise_map, index)[...] = frame.noise_map(noise_map)
-        if frame.bad is not None:
-            self.nonfinite_pixels += int(frame.bad.any(axis=-1).sum())
-        for name, mask in self._mask_frames(index, masks or {}):
-            mask[...] = (masks or {})[name][0]
-
-    def _put_restored(self, array: Array, index: int, frame: Frame, planes: FloatArray) -> int:
-        pixels, clipped = frame.restored(planes, array.dtype)
-        target, alpha = split_alpha(self._layout.frame(array, index), self._layout.rgb)
-        target[...] = pixels
-        if alpha is not None and frame.alpha is not None:
-            alpha[...] = saturate(frame.alpha, array.dtype)[0]
-        return clipped
-
-    def _mask_frames(self, index: int, masks: Mapping[str, FloatArray]) -> Iterator[tuple[str, Array]]:
-        # Masks have the resolution of their cell, known only once the first frame is done.
-        for name, mask in masks.items():
-            if name not in self.masks:
-                lengths = dict(zip(("y", "x"), mask.shape[-2:], strict=True))
-                sizes = zip(self._layout.axes, self._layout.plain_shape, strict=False)
-                self.masks[name] = np.zeros([lengths.get(axis, n) for axis, n in sizes], np.float32)
-            yield name, self._layout.frame(self.masks[name], index)

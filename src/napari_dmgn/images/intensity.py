@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from napari_dmgn.images.layout import Array, Layout, split_alpha
 
+_BLOCK = 1 << 22
+
 IntensityRange = Literal["auto", "dtype"] | tuple[float, float]
 
 
@@ -57,9 +59,12 @@ def find_ranges(image: Array, layout: Layout, wanted: IntensityRange = "auto") -
         return (full,) * count
     lows, highs = [math.inf] * count, [-math.inf] * count
     for index in range(layout.frames):
-        low, high = _extremes(split_alpha(layout.frame(image, index), layout.rgb)[0])
+        values = split_alpha(layout.frame(image, index), layout.rgb)[0]
         channel = layout.channel(index)
-        lows[channel], highs[channel] = min(lows[channel], low), max(highs[channel], high)
+        step = max(1, _BLOCK // max(values[0].size, 1))
+        for row in range(0, len(values), step):  # a large image may be on the disk
+            low, high = _extremes(values[row : row + step])
+            lows[channel], highs[channel] = min(lows[channel], low), max(highs[channel], high)
     return tuple(_auto_range(dtype, *pair) for pair in zip(lows, highs, strict=True))
 
 
@@ -111,3 +116,11 @@ def _saturate_float(values: Array, target: np.dtype[Any]) -> tuple[Array, npt.ND
     if not beyond.any():
         return values.astype(target), None
     return np.where(beyond, np.copysign(limit, values), values).astype(target), beyond
+
+
+def unit_to_dtype(array: Array, dtype: npt.DTypeLike) -> Array:
+    """Return an array of [0, 1] with 1 at a whole-number type's greatest value; floats stay."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    return saturate(array.astype(np.float64) * np.iinfo(dtype).max, dtype)[0]

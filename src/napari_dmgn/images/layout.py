@@ -72,6 +72,14 @@ class Layout:
         view: Array = self.channel_first(array)[place]
         return view
 
+    def place(self, index: int, rows: slice, columns: slice) -> tuple[int | slice, ...]:
+        """Where a part of a frame lies in an array with these axes (colours may be missing)."""
+        numbers = [int(i) for i in np.unravel_index(index, self.grid)] if self.grid else []
+        places: list[int | slice] = [*numbers, rows, columns]
+        if self.channel_axis is not None:
+            places.insert(self.channel_axis, places.pop(0))
+        return tuple(places)
+
     def channel(self, index: int) -> int:
         """The channel that a frame belongs to; 0 where there is no channel axis."""
         return 0 if self.channel_axis is None else index // math.prod(self.grid[1:])

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_dmgn.model.bands import by_rows, in_bands
 from napari_dmgn.model.config import Padding
 
 __all__ = [
@@ -30,16 +31,32 @@ def conv3x3(
 ) -> nn.Conv2d:
     """Return a 3x3 convolution that keeps the grid (or halves it, with stride 2)."""
     # Zero padding is part of the convolution kernel; any other mode copies the whole map first.
-    return nn.Conv2d(
-        in_channels,
-        out_channels,
-        3,
-        stride=stride,
-        padding=dilation,
-        dilation=dilation,
-        bias=bias,
-        padding_mode=padding,
-    )
+    kind = nn.Conv2d if padding == "zeros" else ReflectedConv2d
+    return kind(in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=bias)
+
+
+class ReflectedConv2d(nn.Conv2d):
+    """A convolution that sees the map reflected beyond its border, at `padding` positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, h, w), h and w above the padding, to what `nn.Conv2d` with "reflect" returns."""
+        assert isinstance(self.padding, tuple)
+        vertical, horizontal = self.padding
+        x = reflected(x, (horizontal, horizontal, vertical, vertical))
+        return F.conv2d(x, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
+def reflected(x: Tensor, sides: tuple[int, int, int, int]) -> Tensor:
+    """Reflect (N, C, h, w) maps beyond their border: so many positions left, right, above, below."""
+    if by_rows(x):
+        return F.pad(x, sides, mode="reflect")
+    device = x.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return F.pad(x, sides, mode="reflect")
+    # Autocast would pad in float32, twice the memory, and round for the convolution afterwards.
+    x = x.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        return F.pad(x, sides, mode="reflect")
 
 
 class SpatialAttention(nn.Module):
@@ -74,21 +91,21 @@ class SpatialAttention(nn.Module):
         self.hidden = nn.Conv2d(channels, channels, 1, bias=bias)
         self.out = nn.Conv2d(channels, out_channels, 1, bias=bias)
 
-    def maps(self, features: Tensor) -> Tensor:
-        """Map (N, in_channels, h, w) features to what the 1x1 convolutions see, (N, channels, h, w)."""
-        h = features
-        for conv in self.convs:
-            h = torch.relu_(conv(h))
-        return h
+    def maps_and_logits(self, *features: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features to what the 1x1 convolutions see, (N, channels, h, w), and to the logits."""
 
-    def logits(self, maps: Tensor) -> Tensor:
-        """Map (N, channels, h, w) `maps` to (N, out_channels, h, w) logits."""
-        logits: Tensor = self.out(torch.tanh_(self.hidden(maps)))
-        return logits
+        def band(*features: Tensor) -> tuple[Tensor, Tensor]:
+            h = torch.cat(features, dim=1) if len(features) > 1 else features[0]
+            for conv in self.convs:
+                h = torch.relu_(conv(h))
+            return h, self.out(torch.tanh_(self.hidden(h)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (N, in_channels, h, w) features to (N, out_channels, h, w) logits."""
-        return self.logits(self.maps(features))
+        h, logits = in_bands(band, *features, reach=len(self.convs))
+        return h, logits
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Map (N, C, h, w) features of `in_channels` channels together to (N, out_channels, h, w) logits."""
+        return self.maps_and_logits(*features)[1]
 
 
 class DeepMaskingCell(nn.Module):
@@ -120,6 +137,7 @@ class DeepMaskingCell(nn.Module):
         padding: Padding = "zeros",
     ) -> None:
         super().__init__()
+        self.dilation = dilation
         self.conv1 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
         self.conv2 = conv3x3(channels, channels, dilation=dilation, bias=bias, padding=padding)
         self.hidden = nn.Conv2d(channels, mask_channels, 1)
@@ -141,11 +159,17 @@ class DeepMaskingCell(nn.Module):
         y : (N, C, h, w) float tensor
         mask : (N, 1, h, w) float tensor in [0, 1]
         """
-        h = torch.relu_(self.conv2(torch.relu_(self.conv1(x))))
-        mask = torch.sigmoid(self.gate(torch.tanh_(self.hidden(h))))
-        if background_map is not None:
-            mask = fuse_background_map(mask, background_map, weight)
-        return torch.addcmul(x, mask, h), mask
+
+        def band(x: Tensor, *background_map: Tensor) -> tuple[Tensor, Tensor]:
+            h = torch.relu_(self.conv2(torch.relu_(self.conv1(x))))
+            mask = torch.sigmoid(self.gate(torch.tanh_(self.hidden(h))))
+            for given in background_map:
+                mask = fuse_background_map(mask, given, weight)
+            return torch.addcmul(x, mask, h), mask
+
+        maps = (x,) if background_map is None else (x, background_map)
+        y, mask = in_bands(band, *maps, reach=2 * self.dilation)
+        return y, mask
 
 
 class PlainCell(nn.Module):
@@ -201,9 +225,8 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, *, channels: int, reduction: int, bias: bool = True, padding: Padding = "zeros") -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(
-            channels, channels, 5, stride=self.stride, padding=1, groups=channels, bias=bias, padding_mode=padding
-        )
+        kind = nn.Conv2d if padding == "zeros" else ReflectedConv2d
+        self.depthwise = kind(channels, channels, 5, stride=self.stride, padding=1, groups=channels, bias=bias)
         self.sharpness = nn.Parameter(torch.ones(channels, 1, 1))
         self.squeeze = nn.Linear(channels, max(channels // reduction, 1), bias=bias)
         self.excite = nn.Linear(max(channels // reduction, 1), channels, bias=bias)

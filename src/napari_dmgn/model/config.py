@@ -63,6 +63,9 @@ class NetworkConfig:
     "concat-wide": enlarged at its full width, concatenated, two 3x3 convolutions with ReLU (release)."""
     head: str = "learned"
     """The feature head: "learned", or "vgg19", the paper's hypercolumn of a frozen VGG-19."""
+    imagenet_range: bool = False
+    """Whether the frozen VGG-19 takes images with ImageNet's mean and spread at 0 and 1, as its training
+    had them and torchvision's weights want; the release gives it the image as it is."""
     image_range: str = "unit"
     """Units of images inside the network: "unit" is [0, 1], "signed" is [-1, 1] (release)."""
     padding: Padding = "zeros"
@@ -131,6 +134,8 @@ class NetworkConfig:
         for name, needed in _NEEDS.items():
             fine = getattr(self, needed) or not getattr(self, name)
             _check(name, getattr(self, name), lambda _, fine=fine: fine, f"false where {needed} is false")
+        fine = self.head == "vgg19" or not self.imagenet_range
+        _check("imagenet_range", self.imagenet_range, lambda _: fine, "false where the head is no vgg19")
         _check("output_scale", self.output_scale, lambda v: 0 < v <= 1, "a number above 0 and up to 1")
         _check(
             "attention_reduction",
@@ -266,6 +271,7 @@ PRESETS: dict[str, NetworkConfig] = {
         refine_kernel=3,
         skip="concat-wide",
         head="vgg19",
+        imagenet_range=True,
     ),
     "official-reflection": replace(
         _OFFICIAL_DIRECT,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from napari_dmgn.model.bands import in_bands
 from napari_dmgn.model.blocks import DeepMaskingCell, PlainCell, conv3x3
 from napari_dmgn.model.config import Padding
 from napari_dmgn.model.features import enlarge
@@ -109,10 +110,13 @@ class Branch(nn.Module):
         for i in reversed(range(len(skips))):
             x = self._join(i, self.narrow[i](x), skips[i])  # twice the resolution
             x = _run(self.up_cells[i], x, masks)
+        (image,) = in_bands(self._image, x, reach=2)
+        return image
+
+    def _image(self, x: Tensor) -> tuple[Tensor]:
         if self.out_hidden is not None:
             x = torch.relu_(self.out_hidden(x))
-        image: Tensor = self.out(x) * self.output_scale
-        return image
+        return (self.out(x) * self.output_scale,)
 
     def _join(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
         if self.align_corners:
@@ -121,8 +125,14 @@ class Branch(nn.Module):
             x = enlarge(x)
         if self.merge is None:
             return x + skip
-        x = torch.relu_(self.merge[level](torch.cat([x, skip], dim=1)))
-        return x if self.merge_again is None else torch.relu_(self.merge_again[level](x))
+        merge, again = self.merge[level], None if self.merge_again is None else self.merge_again[level]
+
+        def band(x: Tensor, skip: Tensor) -> tuple[Tensor]:
+            x = torch.relu_(merge(torch.cat([x, skip], dim=1)))
+            return (x if again is None else torch.relu_(again(x)),)
+
+        (joined,) = in_bands(band, x, skip, reach=2)
+        return joined
 
 
 def _run(cell: nn.Module, x: Tensor, masks: list[Tensor] | None) -> Tensor:
@@ -183,7 +193,9 @@ class Refiner(nn.Module):
         super().__init__()
         self.output_scale = output_scale
         self.tanh = tanh
-        self.enter = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, padding_mode=padding)
+        self.enter = (
+            conv3x3(in_channels, channels, padding=padding) if kernel == 3 else nn.Conv2d(in_channels, channels, 1)
+        )
         mask_channels = max(channels // mask_reduction, 1)
         kind = DeepMaskingCell if masking else PlainCell
         self.cells = nn.ModuleList(
@@ -194,22 +206,41 @@ class Refiner(nn.Module):
         self.out = nn.Conv2d(channels, out_channels, 1)
         self.weights = [alpha * decay**n for n in range(len(dilations))]
 
-    def forward(self, source: Tensor, background_map: Tensor | None, masks: list[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        source: tuple[Tensor, ...],
+        background_map: Tensor | None,
+        masks: list[Tensor] | None = None,
+        *,
+        gains: tuple[Tensor | None, ...] | None = None,
+    ) -> Tensor:
         """Return the (N, out_channels, h, w) refinement, in (-1, 1) behind tanh.
 
         Parameters
         ----------
-        source : (N, in_channels, h, w) float tensor
-            E of Eq. 6.
+        source : (N, C, h, w) float tensors
+            E of Eq. 6 in its parts, of `in_channels` channels together.
         background_map : (N, 1, h, w) float tensor or None
             A_b = 1 - A_r; None leaves the cells' own masks.
         masks : list or None
             Takes the cells' masks, in order, where given.
+        gains : (N, C, 1, 1) float tensors or None
+            A factor on each part; None is 1.
         """
-        x = torch.relu_(self.enter(source))
+
+        def mix(*parts: Tensor) -> tuple[Tensor]:
+            scaled = [x if gain is None else x * gain for x, gain in zip(parts, factors, strict=True)]
+            return (torch.relu_(self.enter(torch.cat(scaled, dim=1))),)
+
+        factors = gains or (None,) * len(source)
+        (x,) = in_bands(mix, *source, reach=1)
         for cell, weight in zip(self.cells, self.weights, strict=True):
             x, mask = cell(x, background_map=background_map, weight=weight)
             if masks is not None and mask is not None:
                 masks.append(mask)
+        (refinement,) = in_bands(self._refinement, x, reach=0)
+        return refinement
+
+    def _refinement(self, x: Tensor) -> tuple[Tensor]:
         refinement: Tensor = self.out(torch.relu_(self.hidden(x))) * self.output_scale
-        return torch.tanh(refinement) if self.tanh else refinement
+        return (torch.tanh(refinement) if self.tanh else refinement,)

@@ -76,6 +76,7 @@ class DMGN(nn.Module):
                 channels=config.width,
                 padding=config.padding,
                 unit=config.image_range == "unit",
+                imagenet=config.imagenet_range,
             )
         return LearnedHead(in_channels=image_channels, channels=config.width, levels=config.head_levels)
 
@@ -132,7 +133,7 @@ class DMGN(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self
 
-    def separate(self, image: Tensor, *, masks: bool = False) -> Separated:
+    def separate(self, image: Tensor, *, masks: bool = False, noise: Tensor | None = None) -> Separated:
         """Separate the features and generate the noise image (Eq. 1-2).
 
         Parameters
@@ -141,22 +142,21 @@ class DMGN(nn.Module):
             H and W multiples of `config.stride`.
         masks : bool
             Keep the noise branch's masks.
+        noise : (N, 3 s s, h, w) float tensor or None
+            R of an earlier pass over this image, which then is not generated again.
         """
         x = F.pixel_unshuffle(image, self.config.trunk_stride)  # the trunk's resolution
         x = x.contiguous(memory_format=torch.channels_last)
         if self.config.image_range == "signed":
             x = 2 * x - 1
         features = self.head(x)
+        source, logits = self.separator.maps_and_logits(features)
         if self.config.separator_on == "features":
             source = features
-            share = torch.sigmoid(self.separator(features))
-        else:
-            source = self.separator.maps(features)
-            share = torch.sigmoid(self.separator.logits(source))
+        share = torch.sigmoid(logits)
         background_part = source * share  # F_b
         kept: list[Tensor] | None = [] if masks else None
-        noise = None
-        if self.noise_branch is not None:
+        if noise is None and self.noise_branch is not None:
             noise = self.noise_branch(source - background_part, kept)
             if self.config.noise_residual:
                 noise = x + noise
@@ -179,7 +179,7 @@ class DMGN(nn.Module):
         if self.noise_attention is None or s.noise_features is None:
             share = s.background_share.mean(dim=1, keepdim=True)
             return (1 - share).expand(-1, self.config.trunk_stride**2, -1, -1)
-        return torch.sigmoid(self.noise_attention(torch.cat([s.features, s.noise_features], dim=1)))
+        return torch.sigmoid(self.noise_attention(s.features, s.noise_features))
 
     def responses(self, separated: Separated) -> Tensor:
         """Return the attention's local responses to F_b and F(R) (Eq. 7), at least float32.
@@ -233,12 +233,19 @@ class DMGN(nn.Module):
             noise_map = normalise_map(noise_map, *map_range)
         background_map = 1 - noise_map.mean(dim=1, keepdim=True)  # A_b = 1 - A_r
         if config.map_normalised:
-            noise_map = noise_map.clamp(0, 1)  # for the reader; Eq. 10 takes it as it is
-        parts = [s.background_part * gains[0]]
+            noise_map = noise_map.clamp(0, 1)  # for the reader, like the masks; Eq. 10 takes it as it is
+        # E of Eq. 6: ACA(F_b), -ACA(F(R)), F(B_coarse)
+        parts, factors = [s.background_part], [gains[0]]
         if config.noise_in_source and s.noise_features is not None:
-            parts.append(s.noise_features * -gains[1])
-        source = torch.cat([*parts, self.head(coarse)], dim=1)  # E of Eq. 6, (N, 3 C, h, w)
-        background = s.image + self.refiner(source, background_map if config.noise_map else None, refining)
+            parts.append(s.noise_features)
+            factors.append(-gains[1])
+        source = (*parts, self.head(coarse))
+        refinement = self.refiner(
+            source, background_map if config.noise_map else None, refining, gains=(*factors, None)
+        )
+        background = s.image + refinement
+        if config.map_normalised and refining is not None:
+            refining = [mask.clamp(0, 1) for mask in refining]
         return NetworkOutput(
             background=self._outward(background),
             coarse=self._outward(coarse),

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_dmgn.model.config import NetworkConfig
 
-__all__ = ["VGG_CONVOLUTIONS", "receptive_radius"]
+__all__ = ["VGG_CHANNELS", "VGG_CONVOLUTIONS", "receptive_radius"]
 
 Interval = tuple[int, int]
 
 VGG_CONVOLUTIONS = (2, 2, 4, 4, 1)
 """VGG-19's convolutions at each resolution, up to the last whose features are read."""
+VGG_CHANNELS = (64, 128, 256, 512, 512)
+"""Their channels; the features read are those of the first at each resolution."""
 
 
 def receptive_radius(config: NetworkConfig) -> int:

@@ -1,0 +1,135 @@
+"""What an unfinished run has done: a file of lines beside its results, so that a second run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from napari_dmgn.inference import WindowSums
+    from napari_dmgn.lazy.recipe import Limits
+
+__all__ = ["Counts", "Place", "Record", "UnfinishedError"]
+
+Place = tuple[int, int]
+"""Batch of frames, and window."""
+
+
+class UnfinishedError(ValueError):
+    """There is an unfinished run of other settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Pixels of a window that were saturated, and that are NaN or infinite."""
+
+    clipped: int
+    nonfinite: int
+
+
+@dataclass(kw_only=True)
+class Record:
+    """A run's record; every line is on its own, so that the loss of the last one costs a window.
+
+    Attributes
+    ----------
+    path : the file
+    settings : all that the results depend on
+    tile : side of a window, which "auto" may choose otherwise another time
+    limits : intensities that become 0 and 1, by channel, once they are known
+    sums : of the windows of which phase 1 is done
+    done : the windows that are written
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    tile: int | None
+    limits: list[Limits] | None = None
+    sums: dict[Place, WindowSums] = field(default_factory=dict)
+    done: dict[Place, Counts] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, path: Path, settings: Mapping[str, Any], tile: int | None) -> Record:
+        """Begin a record with all that the results depend on, JSON-ready, and the tile that was chosen."""
+        record = cls(path=path, settings=dict(settings), tile=tile)
+        record._write({"settings": record.settings, "tile": tile}, mode="w")
+        return record
+
+    @classmethod
+    def load(cls, path: Path) -> Record | None:
+        """Read the record of an unfinished run; None where there is none."""
+        if not path.is_file():
+            return None
+        entries = list(_entries(path.read_text(encoding="utf-8").splitlines()))
+        if not entries or "settings" not in entries[0]:
+            return None
+        first, others = entries[0], entries[1:]
+        record = cls(path=path, settings=first["settings"], tile=first["tile"])
+        for entry in others:
+            record._take(entry)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")  # after a line that was cut off
+        return record
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings.
+
+        Raises
+        ------
+        UnfinishedError
+            It names the first setting that differs.
+        """
+        wanted = json.loads(json.dumps(settings))
+        for name in {**self.settings, **wanted}:
+            if self.settings.get(name) != wanted.get(name):
+                raise UnfinishedError(
+                    f"an unfinished run lies in {str(self.path.parent)!r} whose {name} was "
+                    f"{self.settings.get(name)!r}, now {wanted.get(name)!r}; pass --overwrite to start anew"
+                )
+
+    def keep_limits(self, limits: list[Limits]) -> None:
+        """Write the intensities down."""
+        self.limits = limits
+        self._write({"limits": limits})
+
+    def keep_sums(self, place: Place, sums: WindowSums) -> None:
+        """Write a window's sums down."""
+        self.sums[place] = sums
+        plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(sums).items()}
+        self._write({"sums": plain, "place": place})
+
+    def keep_done(self, place: Place, counts: Counts) -> None:
+        """Write down that a window's results are on the disk."""
+        self.done[place] = counts
+        self._write({"done": vars(counts), "place": place})
+
+    def _write(self, entry: Mapping[str, Any], mode: str = "a") -> None:
+        with self.path.open(mode, encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _take(self, entry: Mapping[str, Any]) -> None:
+        from napari_dmgn.inference import WindowSums
+
+        if "limits" in entry:
+            self.limits = [(low, high) for low, high in entry["limits"]]
+        if "place" not in entry:
+            return
+        batch, window = entry["place"]
+        if "sums" in entry:
+            arrays: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in entry["sums"].items()}
+            self.sums[batch, window] = WindowSums(**arrays)
+        else:
+            self.done[batch, window] = Counts(**entry["done"])
+
+
+def _entries(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:  # cut off when the run was killed
+            continue

@@ -1,0 +1,204 @@
+"""One window of an image on the disk: read, restored, and written into OME-Zarr images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_dmgn.files import ImageFile, Transposed, create_store, is_store, open_store, open_to_write, read_image
+from napari_dmgn.images import Array, Layout, saturate, unit_to_dtype
+from napari_dmgn.lazy.extremes import Extremes, block_extremes
+from napari_dmgn.lazy.record import Counts, Place
+from napari_dmgn.lazy.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_dmgn.images import Results
+    from napari_dmgn.inference import Gains, WindowSums
+    from napari_dmgn.lazy.recipe import Limits
+
+__all__ = ["PARTS", "Input", "StoreJob"]
+
+PARTS = ("background", "noise", "noise_map")
+_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """An image on the disk: an OME-Zarr image, a Zarr array, or an image file.
+
+    Attributes
+    ----------
+    path : absolute
+    level : of a multiscale image
+    rgb : as in `open_store`
+    """
+
+    path: str
+    level: int = 0
+    rgb: bool | None = None
+
+    def open(self) -> ImageFile:
+        """Open the image; a store is read where it is indexed, a file is read whole, once."""
+        return _open(self, _changed(self.path))
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this image from another one, as far as can be seen without reading it."""
+        image = self.open().array
+        return {
+            "input": self.path,
+            "level": self.level,
+            "shape": list(image.shape),
+            "dtype": str(image.dtype),
+            "input's time": _changed(self.path),
+        }
+
+
+def _changed(path: str) -> int:
+    """When a file, or the metadata of a store, was last written, in nanoseconds.
+
+    A worker process outlives a run: what it keeps open by a path alone may be another image's by the next.
+    """
+    folder = Path(path)
+    marks = [folder / name for name in ("zarr.json", ".zattrs", ".zarray") if (folder / name).is_file()]
+    return max(mark.stat().st_mtime_ns for mark in marks or [folder])
+
+
+@lru_cache(maxsize=2)
+def _open(image: Input, changed: int) -> ImageFile:
+    path = Path(image.path)
+    return open_store(path, level=image.level, rgb=image.rgb) if is_store(path) else read_image(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreJob:
+    """An image and the OME-Zarr images of its results; the steps of one window.
+
+    Windows are numbered row by row. No two windows touch the same chunk of a result, so that all
+    may be written at the same time.
+
+    Attributes
+    ----------
+    image : what is restored
+    folder : absolute; holds an image for each of `PARTS`
+    volume : how
+    """
+
+    image: Input
+    folder: str
+    volume: Volume
+
+    def batches(self) -> Iterator[list[Place]]:
+        """Yield the windows of each batch of frames, by their numbers."""
+        windows = range(len(self.volume.rows) * len(self.volume.columns))
+        for batch in range(len(self.volume.batches)):
+            yield [(batch, window) for window in windows]
+
+    def create(self) -> None:
+        """Make the empty images of the results."""
+        layout = self.volume.layout
+        shapes = {
+            "background": layout.shape,
+            "noise": (*layout.plain_shape, 3) if layout.rgb else layout.shape,
+            "noise_map": layout.plain_shape,
+        }
+        for part, shape in shapes.items():
+            create_store(
+                Path(self.folder, part),
+                shape=shape,
+                dtype=self.volume.recipe.dtype,
+                axes=self._letters(len(shape)),
+                chunk=self._chunk(),
+                like=self.image.open(),
+                name=part,
+                notes=self.volume.provenance,
+            )
+
+    def _chunk(self) -> int:
+        tile = self.volume.recipe.tile
+        if tile is None:
+            return min(_CHUNK, max(self.volume.layout.frame_shape))
+        return tile if tile % _CHUNK else _CHUNK
+
+    def _letters(self, ndim: int) -> str:
+        """A letter for each of the first axes: the file's own where it means the same, or else the usual ones."""
+        layout, letters = self.volume.layout, self.image.open().axes
+        if not letters or len(letters) != len(layout.shape) or letters.endswith("S") != layout.rgb:
+            named = {"y": "Y", "x": "X", "rgb": "S", "rgba": "S", "channel": "C"}
+            spare = iter("ZTQ")  # from the right
+            letters = "".join(named.get(axis) or next(spare) for axis in reversed(layout.axes))[::-1]
+        return letters[:ndim]
+
+    def extremes(self, batch: int, window: int) -> list[Extremes]:
+        """Least and greatest values of what is the window's own in each frame of a batch."""
+        layout = self.volume.layout
+        found = []
+        for frame in self.volume.batches[batch]:
+            values = np.asarray(self.image.open().array[self._own(frame, window)])
+            (pair,) = block_extremes(values, layout=Layout(shape=values.shape, rgb=layout.rgb)).values()
+            found.append({layout.channel(frame): pair})
+        return found
+
+    def read(self, batch: int, window: int) -> list[Array]:
+        """Return the pixels that the window reads of each frame of a batch."""
+        region = self.volume.recipe.region(self.volume.windows[window], self.volume.dtype)
+        array = self.image.open().array
+        return [np.asarray(array[self._place(frame, *region)]) for frame in self.volume.batches[batch]]
+
+    def sums(self, batch: int, window: int, values: list[Array], limits: list[Limits]) -> WindowSums:
+        """Phase 1 of a window."""
+        return self.volume.recipe.sums(values, self.volume.windows[window], self._limits(batch, limits))
+
+    def restore(
+        self, batch: int, window: int, values: list[Array], limits: list[Limits], gains: Gains | None
+    ) -> Results:
+        """Phase 2 of a window, or both phases where it is the whole frame and `gains` is None."""
+        recipe, place = self.volume.recipe, self.volume.windows[window]
+        if gains is None:
+            return recipe.restore_whole(values, place, self._limits(batch, limits))
+        return recipe.restore(values, place, self._limits(batch, limits), gains)
+
+    def write(self, batch: int, window: int, results: Results) -> Counts:
+        """Write a window's results, each of its chunks whole or not at all."""
+        dtype = self.volume.recipe.dtype
+        arrays = {
+            "background": results.background,
+            "noise": saturate(results.noise, dtype)[0],
+            "noise_map": unit_to_dtype(results.noise_map, dtype),
+        }
+        ndim = len(self.volume.layout.shape)
+        for part, values in arrays.items():
+            axes = self._letters(ndim - (results.background.ndim - values.ndim))  # a map has no colours
+            path = str(Path(self.folder, part))
+            target = _target(path, axes, _changed(path))
+            for frame, array in zip(self.volume.batches[batch], values, strict=True):
+                target[self._own(frame, window)[: target.ndim]] = array
+        return Counts(clipped=results.clipped_pixels, nonfinite=results.nonfinite_pixels)
+
+    def _limits(self, batch: int, limits: list[Limits]) -> list[Limits]:
+        return [limits[self.volume.layout.channel(frame)] for frame in self.volume.batches[batch]]
+
+    def _own(self, frame: int, window: int) -> tuple[Any, ...]:
+        """Index of what a window contributes to a frame."""
+        place = self.volume.windows[window]
+        (top, bottom), (left, right) = place.rows.paste, place.columns.paste
+        height, width = self.volume.layout.frame_shape
+        return self._place(frame, slice(top, min(bottom, height)), slice(left, min(right, width)))
+
+    def _place(self, frame: int, rows: slice, columns: slice) -> tuple[Any, ...]:
+        """Index of a part of a frame; a result without colours ignores the last."""
+        layout = self.volume.layout
+        numbers = iter(np.unravel_index(frame, layout.grid) if layout.grid else ())
+        channel = int(next(numbers)) if layout.channel_axis is not None else 0
+        places: dict[str, Any] = {"y": rows, "x": columns, "channel": channel}
+        whole = slice(None)
+        return tuple(int(next(numbers)) if name == "frame" else places.get(name, whole) for name in layout.axes)
+
+
+@lru_cache(maxsize=8)
+def _target(path: str, axes: str, changed: int) -> Transposed:
+    return open_to_write(Path(path), axes)
