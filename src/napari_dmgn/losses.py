@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from napari_dmgn.model.network import NetworkOutput
 
-__all__ = ["LossWeights", "charbonnier", "noise_map_target", "restoration_loss"]
+__all__ = ["RECIPES", "LossWeights", "charbonnier", "noise_map_target", "perceptual", "restoration_loss"]
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+"""(N, 3, H, W) images in [0, 1] to feature maps, one (N, C, h, w) tensor a level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,13 @@ class LossWeights:
     noise_map_scale: float = 0.1
     """Noise level, in units of the image, at which the map's target reaches 63 %."""
 
+    perceptual: float = 0.0
+    """Perceptual loss of the background (Eq. 12); needs features."""
+    coarse_perceptual: float = 0.0
+    """Perceptual loss of the coarse background (Eq. 16); needs features."""
+    adversarial: float = 0.0
+    """Adversarial loss of the background (Eq. 13); trains a discriminator beside the network."""
+
     balance: float = 0.02
     """An image of mean noise m weighs 1 / (m + balance) of its batch: a decibel gained in light rain
     counts like one in heavy rain. 0 weighs all images alike, as in the paper."""
@@ -43,6 +54,22 @@ class LossWeights:
                 raise ValueError(f"loss weight {name} is {value!r}; wanted a number >= 0")
         if self.noise_map_scale <= 0:
             raise ValueError("noise_map_scale is 0; wanted a number > 0")
+
+
+RECIPES: dict[str, LossWeights] = {
+    "fast": LossWeights(),
+    "paper": LossWeights(
+        background_fft=0,
+        noise=0,
+        noise_map=0,
+        balance=0,
+        perceptual=0.1,
+        coarse_perceptual=0.05,
+        adversarial=0.01,
+    ),
+}
+"""Weights by name: "fast" needs nothing but the layers; "paper" is Eq. 15-17 with the published weights,
+under which noise image and map learn from the background's losses alone."""
 
 
 def noise_map_target(noise: Tensor, scale: float) -> Tensor:
@@ -61,7 +88,15 @@ def noise_map_target(noise: Tensor, scale: float) -> Tensor:
 
 
 def restoration_loss(
-    output: NetworkOutput, background: Tensor, noise: Tensor, weights: LossWeights, *, epsilon: float = 0.0
+    output: NetworkOutput,
+    background: Tensor,
+    noise: Tensor,
+    weights: LossWeights,
+    *,
+    epsilon: float = 0.0,
+    features: Features | None = None,
+    adversary: Callable[[Tensor], Tensor] | None = None,
+    mean: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compare a network's output with the layers that its input was made of.
 
@@ -74,28 +109,74 @@ def restoration_loss(
     weights : LossWeights
     epsilon : float
         See `charbonnier`; 0 is the paper's L1.
+    features : callable or None
+        What the perceptual terms compare by.
+    adversary : callable or None
+        Gives a (N, 3, H, W) background's adversarial loss, a scalar.
+    mean : callable
+        Averages a scalar over the parts of a batch that other processes hold.
 
     Returns
     -------
     total : scalar float32 tensor
     terms : dict of detached scalar tensors
         Each term before its weight.
+
+    Raises
+    ------
+    ValueError
+        Every weight is 0, or a term lacks features or an adversary.
     """
-    share = _shares(noise, weights.balance)
+    if features is None and (weights.perceptual or weights.coarse_perceptual):
+        raise ValueError("the perceptual loss needs features; wanted a module of them")
+    if adversary is None and weights.adversarial:
+        raise ValueError("the adversarial loss needs an adversary; wanted a discriminator")
+    share = _shares(noise, weights.balance, mean)
+    b, coarse = output.background.float(), output.coarse.float()
+
+    @cache  # for both terms
+    def wanted_features() -> list[Tensor]:
+        assert features is not None
+        with torch.no_grad():
+            return [level.float() for level in features(background)]
+
+    def compared(image: Tensor) -> Tensor:
+        assert features is not None
+        return perceptual(features(image), wanted_features())
+
     compute: dict[str, Callable[[], Tensor]] = {
-        "background": lambda: charbonnier(output.background.float(), background, epsilon, share),
-        "background_fft": lambda: _fft_l1(output.background.float(), background, share),
-        "coarse": lambda: charbonnier(output.coarse.float(), background, epsilon, share),
+        "background": lambda: charbonnier(b, background, epsilon, share),
+        "background_fft": lambda: _fft_l1(b, background, share),
+        "coarse": lambda: charbonnier(coarse, background, epsilon, share),
         "noise": lambda: charbonnier(output.noise.float(), noise, epsilon, share),
         "noise_map": lambda: charbonnier(
             output.noise_map.float(), noise_map_target(noise, weights.noise_map_scale), epsilon, share
         ),
+        "perceptual": lambda: compared(b),
+        "coarse_perceptual": lambda: compared(coarse),
+        "adversarial": lambda: _adversarial(adversary, b),
     }
     terms = {name: f() for name, f in compute.items() if getattr(weights, name) > 0}
     if not terms:
         raise ValueError("every loss weight is 0; wanted at least one above 0")
     total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
     return total, {name: term.detach() for name, term in terms.items()}
+
+
+def _adversarial(adversary: Callable[[Tensor], Tensor] | None, background: Tensor) -> Tensor:
+    assert adversary is not None
+    return adversary(background)
+
+
+def perceptual(image: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Return Eq. 12: per level the L1 between features over C H W, summed over the levels.
+
+    Parameters
+    ----------
+    image, wanted : sequences of (N, C, h, w) float tensors, one a level
+        Averaged over the N images.
+    """
+    return torch.stack([(a.float() - b).abs().mean() for a, b in zip(image, wanted, strict=True)]).sum()
 
 
 def charbonnier(a: Tensor, b: Tensor, epsilon: float, share: Tensor | None = None) -> Tensor:
@@ -116,11 +197,11 @@ def charbonnier(a: Tensor, b: Tensor, epsilon: float, share: Tensor | None = Non
     return d.mean() if share is None else (d.mean(dim=(1, 2, 3)) * share).mean()
 
 
-def _shares(noise: Tensor, balance: float) -> Tensor | None:
+def _shares(noise: Tensor, balance: float, mean: Callable[[Tensor], Tensor]) -> Tensor | None:
     if balance == 0:
         return None
     inverse = 1 / (noise.abs().mean(dim=(1, 2, 3)) + balance)
-    return inverse / inverse.mean()
+    return inverse / mean(inverse.mean())
 
 
 def _fft_l1(a: Tensor, b: Tensor, share: Tensor | None) -> Tensor:

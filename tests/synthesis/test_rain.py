@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from napari_dmgn.synthesis import streaks as streaks_module
+from napari_dmgn.synthesis.degradation import Clean
 from napari_dmgn.synthesis.rain import (
     HeavyRain,
     LightRain,
-    NoRain,
-    RainLayers,
+    SeenRain,
+    VeiledRain,
     compose_rain,
+    compose_seen_rain,
     rain_mixture,
-    streak_layer,
 )
+from napari_dmgn.synthesis.streaks import RainLayers, streak_layer
 
-DEGRADATIONS = [LightRain(), HeavyRain(), NoRain(), rain_mixture()]
+DEGRADATIONS = [LightRain(), HeavyRain(), Clean(), rain_mixture()]
 
 
 def state(seed=0):
@@ -53,7 +56,7 @@ def test_layers_reproduce_the_image_within_its_range(degrade, size):
         assert all(len(v) == 6 for v in pair.parameters.values())
 
 
-@pytest.mark.parametrize("degrade", [LightRain(strength=0.0), HeavyRain(strength=0.0), NoRain()])
+@pytest.mark.parametrize("degrade", [LightRain(strength=0.0), HeavyRain(strength=0.0), Clean()])
 def test_strength_zero_is_the_identity(degrade):
     clean = pictures()
     pair = degrade(clean, state())
@@ -223,6 +226,10 @@ def test_heavy_rain_sums_two_to_five_layers_to_a_mean_up_to_a_fifth():
     assert 0.04 <= total.min() < 0.06
     assert 0.18 < total.max() <= 0.2 + 1e-6
     assert angle.abs().max() <= math.radians(61)
+    for name, low, high in (("length", 20, 60), ("width", 1.2, 9)):
+        values = pair.parameters[name]
+        assert low <= values.min() < low * 1.05
+        assert high * 0.95 < values.max() <= high
     assert (angle[:, 0] != angle[:, 1]).all()
 
 
@@ -232,3 +239,73 @@ def test_training_mixture_is_light_heavy_and_clean():
     np.testing.assert_allclose(torch.bincount(part, minlength=3) / 3000, [0.25, 0.5, 0.25], atol=0.03)
     untouched = rain_mixture(light=0, heavy=0, none=1)(clean, state(8))
     assert torch.equal(untouched.input, clean)
+
+
+def test_pairs_are_those_of_the_first_model():
+    """Light and heavy rain of a seed stay what the shipped model was validated on.
+
+    Numbers of the version that trained it: `degrade(torch.full((2, 3, 48, 64), 0.25), generator)` with
+    a generator of seed 0.
+    """
+    light = [0.000539, 0.081209, 0.003421, 6.1e-05, 0.017853, 0.0, 0.005415, 0.011043]
+    light += [0.071367, 6e-06, 0.220965, 0.038401, 0.059948, 0.014287, 0.001262, 0.139494]
+    heavy = [0.136173, 0.036862, 0.131572, 0.147894, 0.097787, 0.075499, 0.024864, 0.037205]
+    heavy += [0.017494, 0.195508, 0.000581, 0.064831, 0.053547, 0.033241, 0.013816, 0.026042]
+    heavy_means = [0.020942, 0.033214, 0.0, 0.0, 0.0, 0.019097, 0.012962, 0.014106, 0.005894, 0.009066]
+    stored = {
+        LightRain: ([0.02485, 0.035729], [0.285097, 0.309256], light),
+        HeavyRain: (heavy_means, [0.328119, 0.289707], heavy),
+    }
+    for kind, (mean, image, pixels) in stored.items():
+        pair = kind()(torch.full((2, 3, 48, 64), 0.25), state())
+        found = (pair.parameters["mean"], pair.input.mean((1, 2, 3)), pair.noise[:, 1, ::24, ::16])
+        for value, wanted in zip(found, (mean, image, pixels), strict=True):
+            np.testing.assert_allclose(value.flatten(), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(96, 130), (151, 200)])
+def test_large_pictures_get_the_same_rain_window_by_window(monkeypatch, size):
+    asked = RainLayers(
+        mean=torch.tensor([[0.05, 0.0, 0.02], [0.1, 0.03, 0.0]]),
+        angle=torch.tensor([[0.3, -0.2, 0.0], [1.0, 0.4, 0.0]]),
+        length=torch.tensor([[20.0, 30.0, 12.0], [60.0, 25.0, 20.0]]),
+        width=torch.tensor([[2.0, 4.0, 1.2], [9.0, 1.5, 2.0]]),
+        density=torch.tensor([[0.005, 0.02, 0.01], [0.003, 0.01, 0.01]]),
+    )
+    generator = state(3)
+    at_once, after = streak_layer(asked, size, generator), torch.rand(4, generator=generator)
+    monkeypatch.setattr(streaks_module, "_AT_ONCE", 0)
+    for transform in (200, 333):
+        monkeypatch.setattr(streaks_module, "_TRANSFORM", transform)
+        generator = state(3)
+        torch.testing.assert_close(streak_layer(asked, size, generator), at_once, atol=3e-6, rtol=0)
+        assert torch.equal(torch.rand(4, generator=generator), after)
+
+
+def test_seen_rain_is_dark_before_a_bright_sky():
+    clean = torch.stack([torch.full((3, 8, 8), v) for v in (0.0, 0.7, 1.0)])
+    cover = torch.full((3, 1, 8, 8), 0.5)
+    pair = compose_seen_rain(clean, cover, torch.tensor([[0.6, 0.65, 0.7]] * 3))
+    torch.testing.assert_close(pair.input[:, 0, 0, 0], torch.tensor([0.3, 0.65, 0.8]))
+    torch.testing.assert_close(pair.noise[1, :, 0, 0], torch.tensor([0.3, 0.325, 0.35]))
+
+
+def test_veiled_rain_has_the_airlight_of_its_recipe_and_streaks_in_front():
+    pair = VeiledRain()(torch.zeros((64, 3, 32, 32)), state(1))
+    airlight, transmission = pair.parameters["airlight"], pair.parameters["transmission"]
+    assert 0.3 <= airlight.min() < 0.35
+    assert 0.85 < airlight.max() <= 0.9
+    mean = transmission.mean((1, 2, 3))
+    assert 0.35 < mean.min() < 0.5
+    assert 0.85 < mean.max() < 0.97
+    veil = (1 - transmission) * airlight[:, None, None, None]
+    assert (pair.noise >= veil - 1e-6).all()
+    assert (pair.noise - veil).mean() > 0.01
+
+
+def test_seen_rain_is_gray_or_slightly_blue():
+    colour = SeenRain()(torch.zeros((200, 3, 4, 4)), state()).parameters["colour"]
+    assert (colour[:, 2] >= colour[:, 1]).all()
+    assert (colour[:, 1] >= colour[:, 0]).all()
+    assert (colour[:, 0] >= 0.87 * colour[:, 2]).all()
+    assert 0.5 < colour.min() < colour.max() <= 1

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from napari_dmgn.synthesis import synthesize
+from napari_dmgn.synthesis import KINDS, synthesize
+from napari_dmgn.synthesis.mixtures import TASK_PARTS, validation_parts
+from napari_dmgn.synthesis.photographs import PHOTOGRAPHS, photograph
 
 DTYPES = ("u1", "<u2", ">u2", "u4", "f2", "f4", ">f4", "f8")
 
@@ -28,7 +30,7 @@ def test_layers_add_up_to_the_input_in_every_dtype(dtype, shape):
     image = clean(dtype, shape)
     kept = image.copy()
     image.flags.writeable = False
-    for strength in ("light", "heavy", "mixed"):
+    for strength in ("light", "heavy"):
         pair = synthesize(image, strength=strength, seed=3)
         for layer in (pair.input, pair.background, pair.noise):
             assert layer.dtype == image.dtype
@@ -76,7 +78,7 @@ def test_gray_is_the_mean_of_equal_channels():
 
 
 def test_parameters_tell_what_was_drawn():
-    for strength, names in (("light", {"mean", "angle", "length", "width", "density"}), ("mixed", {"part"})):
+    for strength, names in (("light", {"mean", "angle", "length", "width", "density"}), ("mixed", {"mean", "part"})):
         parameters = synthesize(clean("u1"), strength=strength, seed=7).parameters
         assert json.loads(json.dumps(parameters)) == parameters
         assert (parameters["task"], parameters["strength"], parameters["seed"]) == ("rain", strength, 7)
@@ -91,9 +93,12 @@ def test_mixed_always_rains():
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
-        (clean("u1"), {"task": "haze"}, "no synthesis for task 'haze' yet; wanted 'rain'"),
-        (clean("u1"), {"task": "snow"}, "no synthesis for task 'snow'"),
-        (clean("u1"), {"strength": "mild"}, "unknown strength 'mild'; wanted one of light, heavy, mixed"),
+        (clean("u1"), {"task": "snow"}, "no synthesis for task 'snow'; wanted one of rain, haze, reflection, stripes"),
+        (clean("u1"), {"strength": "mild"}, "unknown strength 'mild'; wanted one of light, heavy, veiled, photo, none"),
+        (clean("u1"), {"task": "haze", "strength": "light"}, "unknown strength 'light'; wanted one of thin, medium"),
+        (clean("u1"), {"layer": clean("u1")}, "a layer was given, which rain has no use for"),
+        (clean("u1"), {"task": "veil", "layer": clean("u1", (4, 4, 4))}, r"layer has shape \(4, 4, 4\)"),
+        (clean("u1"), {"task": "reflection", "layer": clean("f4") * 255}, r"layer spans .* wanted \[0, 1\]"),
         (clean("u1", (4, 4, 4)), {}, r"shape \(4, 4, 4\); wanted \(H, W, 3\) or \(H, W\)"),
         (clean("u1", (4,)), {}, r"shape \(4,\)"),
         (clean("u1", (2, 4, 4, 3)), {}, "wanted"),
@@ -109,3 +114,81 @@ def test_mixed_always_rains():
 def test_what_cannot_be_rained_on_is_refused(image, options, message):
     with pytest.raises(ValueError, match=message):
         synthesize(image, **options)
+
+
+def test_the_kinds_are_those_that_have_parts():
+    assert list(TASK_PARTS) == list(KINDS)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_every_part_changes_arrays_of_every_shape(task):
+    for shape in ((24, 30, 3), (24, 30), (1, 1, 3)):
+        image = clean("<u2", shape)
+        kept = image.copy()
+        image.flags.writeable = False
+        for part in validation_parts(task):
+            pair = synthesize(image, task, strength=part, seed=4)
+            assert pair.parameters["part"] == pair.parameters["strength"] == part
+            assert json.loads(json.dumps(pair.parameters)) == pair.parameters
+            for layer in (pair.input, pair.noise):
+                assert (layer.dtype, layer.shape) == (image.dtype, shape)
+            assert np.array_equal(pair.background, kept)
+            if shape != (1, 1, 3):
+                assert not np.array_equal(pair.input, image)
+                assert pair.noise.any()
+        untouched = synthesize(image, task, strength="none")
+        assert np.array_equal(untouched.input, image)
+        assert not untouched.noise.any()
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_mixed_draws_every_part_and_is_that_part(task):
+    image = clean("f4", (6, 8, 3))
+    pairs = [synthesize(image, task, seed=seed) for seed in range(60)]
+    assert {p.parameters["part"] for p in pairs} == set(validation_parts(task))
+    assert all(p.parameters["strength"] == "mixed" for p in pairs)
+    assert np.array_equal(pairs[7].input, synthesize(image, task, seed=7).input)
+
+
+def test_a_reflection_is_a_photograph_of_the_seed_but_never_the_image_itself():
+    seen = set()
+    for seed in range(4):
+        pair = synthesize(np.zeros((64, 64, 3), np.uint8), "reflection", seed=seed, strength="sharp")
+        given = [
+            synthesize(pair.background, "reflection", seed=seed, strength="sharp", layer=photograph(n)[:, ::-1])
+            for n in PHOTOGRAPHS
+        ]
+        same = [np.array_equal(pair.input, g.input) for g in given]
+        assert sum(same) == 1
+        assert pair.parameters["layer"] == PHOTOGRAPHS[same.index(True)]
+        seen.add(same.index(True))
+    assert seen == {0, 1, 2, 3}
+    for seed, name in enumerate(PHOTOGRAPHS):
+        itself = photograph(name)
+        pair = synthesize(itself, "reflection", seed=seed, strength="sharp")
+        other = synthesize(itself, "reflection", seed=seed, strength="sharp", layer=itself[:, ::-1])
+        assert not np.array_equal(pair.input, other.input)
+
+
+@pytest.mark.parametrize("shape", [(10, 14, 3), (300, 40, 3), (31, 200), (64, 48, 3)])
+def test_a_layer_of_any_size_covers_the_image(shape):
+    """Bright to the border wherever the reflection is."""
+    dark = np.zeros((64, 48, 3), np.float32)
+    pair = synthesize(dark, "reflection", strength="gamma", layer=np.full(shape, 0.5))
+    np.testing.assert_allclose(pair.noise, 0.5, atol=1e-5)
+
+
+def test_a_layer_is_neither_stretched_nor_shifted():
+    """A wide layer is cut at both sides: its middle stays in the middle."""
+    layer = np.zeros((32, 96, 3), np.float32)
+    layer[14:18, 46:50] = 1
+    noise = synthesize(np.zeros((64, 64, 3), np.float32), "reflection", strength="sharp", layer=layer).noise[..., 0]
+    rows, columns = np.nonzero(noise > 0.5 * noise.max())
+    assert (rows.mean(), columns.mean()) == pytest.approx((31.5, 31.5), abs=0.6)
+    assert np.ptp(rows) == np.ptp(columns) == pytest.approx(7, abs=1)
+
+
+def test_a_gray_image_gets_a_gray_layer():
+    pair = synthesize(np.zeros((32, 32)), "reflection", strength="gamma", layer=photograph("chelsea"))
+    assert pair.noise.shape == (32, 32)
+    assert pair.noise.std() > 0.01

@@ -1,99 +1,31 @@
-"""Rain: streak layers from sparse drops, smeared along the direction of fall.
+"""Rain: streaks in the air, and the veil of those too far to be seen apart.
 
-The sampler's ranges reproduce what was measured on a standard set of 100 light-rain images
+The sampler of light rain reproduces what was measured on a standard set of 100 light-rain images
 (layer mean, 99th percentile, share of pixels above .05, angle, width and length of the streaks).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from napari_dmgn.synthesis.degradation import Degradation, Mixture, TensorPair, uniform
+from napari_dmgn.synthesis.degradation import NO_SOURCES, Clean, Degradation, Draw, Mixture, Sources, TensorPair
+from napari_dmgn.synthesis.fields import smooth_field
+from napari_dmgn.synthesis.haze import beta_for, scene_depth
+from napari_dmgn.synthesis.streaks import RainLayers, streak_layer
 
 __all__ = [
     "HeavyRain",
     "LightRain",
-    "NoRain",
-    "RainLayers",
+    "SeenRain",
+    "VeiledRain",
     "compose_rain",
+    "compose_seen_rain",
     "rain_mixture",
-    "streak_layer",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RainLayers:
-    """Parameters of K superimposed streak layers for N images; (N, K) float tensors.
-
-    Attributes
-    ----------
-    mean : tensor
-        Expected mean of the layer, in units of the image; 0 switches the layer off.
-    angle : tensor
-        Direction of fall from the vertical, in radians.
-    length, width : tensor
-        Length of a streak and full width at half maximum across it, in pixels.
-    density : tensor
-        Drops per pixel.
-    """
-
-    mean: Tensor
-    angle: Tensor
-    length: Tensor
-    width: Tensor
-    density: Tensor
-
-
-def streak_layer(layers: RainLayers, size: tuple[int, int], generator: Generator) -> Tensor:
-    """Render the sum of the layers' streaks.
-
-    Each drop is a point of random brightness; convolved with a line of the layer's length and a
-    gaussian profile across, it becomes a streak. The convolution is periodic, which costs one FFT
-    for any length of streak and leaves no border effect.
-
-    Parameters
-    ----------
-    layers : RainLayers
-        N images of K layers.
-    size : (H, W)
-    generator : torch.Generator
-        Places the drops; its device is where the work is done.
-
-    Returns
-    -------
-    (N, 1, H, W) float32 tensor, >= 0
-    """
-    h, w = size
-    n, k = layers.mean.shape
-    device = generator.device
-    chance = torch.rand((n, k, h, w), generator=generator, device=device)
-    brightness = torch.rand((n, k, h, w), generator=generator, device=device)
-    per_layer = [v.to(device)[:, :, None, None] for v in vars(layers).values()]
-    mean, angle, length, width, density = per_layer
-    # Squared: few bright streaks among many faint ones. Its mean is 1/3.
-    drops = torch.where(chance < density, brightness**2, torch.zeros((), device=device))
-
-    dy = _centred(h, device)[:, None]
-    dx = _centred(w, device)
-    along = dy * torch.cos(angle) + dx * torch.sin(angle)
-    across = dx * torch.cos(angle) - dy * torch.sin(angle)
-    sigma = width / (2 * math.sqrt(2 * math.log(2)))
-    # Ends fade over two pixels: a hard end would ring on the pixel grid.
-    line = torch.sigmoid((length / 2 - along.abs()) * 2) * torch.exp(-0.5 * (across / sigma) ** 2)
-    line = line / line.sum(dim=(-2, -1), keepdim=True)
-    spectrum = torch.fft.rfft2(drops) * torch.fft.rfft2(line)
-    gain = mean * 3 / density  # the expected mean of the smeared drops is density / 3
-    streaks: Tensor = torch.fft.irfft2(spectrum * gain, s=size)
-    return streaks.clamp_min_(0).sum(dim=1, keepdim=True)
-
-
-def _centred(size: int, device: torch.device) -> Tensor:
-    i = torch.arange(size, device=device, dtype=torch.float32)
-    return torch.where(i < size / 2, i, i - size)
 
 
 def compose_rain(background: Tensor, streaks: Tensor, screen: Tensor) -> TensorPair:
@@ -118,24 +50,51 @@ def compose_rain(background: Tensor, streaks: Tensor, screen: Tensor) -> TensorP
     )
 
 
+def compose_seen_rain(background: Tensor, cover: Tensor, colour: Tensor) -> TensorPair:
+    """Superimpose drops and mist of one colour, which cover what lies behind.
+
+    I = B (1 - a) + R, R = C a: what covers the share a of a pixel has the colour C. On a bright sky
+    such streaks are dark. a = 1 - t (1 - S) for streaks S in front of a veil of transmission t.
+
+    Parameters
+    ----------
+    background : (N, 3, H, W) float tensor in [0, 1]
+    cover : (N, 1, H, W) float tensor in [0, 1]
+        a.
+    colour : (N, 3) float tensor in (0, 1]
+        C.
+    """
+    noise = colour[:, :, None, None] * cover
+    return TensorPair(
+        input=(background * (1 - cover) + noise).clamp(max=1),
+        background=background,
+        noise=noise,
+        parameters={"colour": colour},
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LightRain:
     """Thin streaks of one direction, white, added to the image."""
 
+    wants_layer: ClassVar[bool] = False
+    wants_depth: ClassVar[bool] = False
+
     strength: float = 1.0
     """Factor of the streaks' brightness; 0 leaves the image as it is."""
 
-    def __call__(self, background: Tensor, generator: Generator) -> TensorPair:
+    def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
         """Degrade (N, 3, H, W) images in [0, 1]."""
-        shape = (len(background), 1)
+        n, draw = len(background), Draw(generator, background.device)
+        shape = (n, 1)
         layers = RainLayers(
-            mean=self.strength * uniform(shape, 0.005, 0.045, generator),
-            angle=uniform(shape, -0.56, 0.56, generator),  # +-32 degrees
-            length=uniform(shape, 12, 60, generator),
-            width=uniform(shape, 1.5, 3.5, generator),
-            density=_log_uniform(shape, 0.0012, 0.008, generator),
+            mean=self.strength * draw.uniform(shape, 0.005, 0.045),
+            angle=draw.uniform(shape, -0.56, 0.56),  # +-32 degrees
+            length=draw.uniform(shape, 12, 60),
+            width=draw.uniform(shape, 1.5, 3.5),
+            density=draw.log_uniform(shape, 0.0012, 0.008),
         )
-        screen = torch.zeros(len(background), device=generator.device)
+        screen = torch.zeros(n, device=background.device)
         return _rain(background, layers, screen, generator)
 
 
@@ -143,44 +102,140 @@ class LightRain:
 class HeavyRain:
     """Two to five crossing layers of long, bright, thin and thick streaks."""
 
+    wants_layer: ClassVar[bool] = False
+    wants_depth: ClassVar[bool] = False
+
     strength: float = 1.0
     """Factor of the streaks' brightness; 0 leaves the image as it is."""
 
-    def __call__(self, background: Tensor, generator: Generator) -> TensorPair:
+    def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
         """Degrade (N, 3, H, W) images in [0, 1]."""
-        n, most = len(background), 5
+        n, most, draw = len(background), 5, Draw(generator, background.device)
         shape = (n, most)
         count = torch.randint(2, most + 1, (n, 1), generator=generator, device=generator.device)
-        present = torch.arange(most, device=generator.device) < count
-        total = uniform((n, 1), 0.04, 0.2, generator)
-        share = uniform(shape, 0.2, 1.0, generator) * present
+        present = torch.arange(most, device=background.device) < count.to(background.device)
+        total = draw.uniform((n, 1), 0.04, 0.2)
+        share = draw.uniform(shape, 0.2, 1.0) * present
         layers = RainLayers(
             mean=self.strength * total * share / share.sum(1, keepdim=True),
-            angle=uniform((n, 1), -0.6, 0.6, generator) + uniform(shape, -0.45, 0.45, generator),
-            length=uniform(shape, 20, 60, generator),
-            width=_log_uniform(shape, 1.2, 9, generator),
-            density=_log_uniform(shape, 0.001, 0.01, generator),
+            angle=draw.uniform((n, 1), -0.6, 0.6) + draw.uniform(shape, -0.45, 0.45),
+            length=draw.uniform(shape, 20, 60),
+            width=draw.log_uniform(shape, 1.2, 9),
+            density=draw.log_uniform(shape, 0.001, 0.01),
         )
-        screen = (uniform((n,), 0, 1, generator) < 0.5).float() * uniform((n,), 0, 1, generator)
+        screen = draw.chance((n,), 0.5).float() * draw.uniform((n,), 0, 1)
         return _rain(background, layers, screen, generator)
 
 
-class NoRain:
-    """The image as it is: what teaches a network to leave clean pictures alone."""
+@dataclass(frozen=True, kw_only=True)
+class VeiledRain:
+    """Streaks in front of a veil of far rain: I = clip(t (B + S) + (1 - t) A).
 
-    def __call__(self, background: Tensor, generator: Generator) -> TensorPair:
-        """Return (N, 3, H, W) images with an empty noise layer."""
+    The noise layer is t S + (1 - t) A. The transmission t falls with depth: the parameters hold it
+    as a map.
+    """
+
+    wants_layer: ClassVar[bool] = False
+    wants_depth: ClassVar[bool] = True
+
+    strength: float = 1.0
+    """Factor of the streaks' brightness and of the veil's scattering; 0 leaves the image as it is."""
+    real_depth: float = 1.0
+    """Share of the images that get the given depth, if any is given."""
+
+    def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
+        """Degrade (N, 3, H, W) images in [0, 1]."""
+        n, draw = len(background), Draw(generator, background.device)
+        layers = _few_layers(n, self.strength, draw)
+        transmission = _veil(background, draw, sources, self.real_depth, (0.4, 0.95), self.strength)
+        airlight = draw.uniform((n,), 0.3, 0.9)
+        streaks = streak_layer(layers, (background.shape[2], background.shape[3]), generator)
+        noise = (transmission * streaks + (1 - transmission) * airlight[:, None, None, None]).clamp(max=1)
+        drawn = {**vars(layers), "airlight": airlight, "transmission": transmission}
         return TensorPair(
-            input=background,
+            input=(transmission * background + noise).clamp(0, 1),
             background=background,
-            noise=torch.zeros_like(background),
-            parameters={},
+            noise=noise.expand_as(background).clone(),
+            parameters=drawn,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenRain:
+    """Rain as in photographs: short or long, fine or blurred, uneven, gray or slightly blue, in mist.
+
+    Streaks and mist have one colour and cover what lies behind: see `compose_seen_rain`.
+    """
+
+    wants_layer: ClassVar[bool] = False
+    wants_depth: ClassVar[bool] = True
+
+    strength: float = 1.0
+    """Factor of the streaks' cover and of the mist's scattering; 0 leaves the image as it is."""
+    real_depth: float = 1.0
+    """Share of the images that get the given depth, if any is given."""
+
+    def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
+        """Degrade (N, 3, H, W) images in [0, 1]."""
+        n, draw = len(background), Draw(generator, background.device)
+        size = (background.shape[2], background.shape[3])
+        layers = _few_layers(n, self.strength, draw)
+        clear = _veil(background, draw, sources, self.real_depth, (0.6, 0.98), self.strength)
+        transmission = torch.where(draw.chance((n, 1, 1, 1), 0.5), clear, 1)
+        # Light and wind make rain patchy.
+        patchy = draw.uniform((n, 1, 1, 1), 0, 0.9)
+        patches = 1 + patchy * (2 * smooth_field(n, size, 3, draw) - 1)
+        blue = draw.uniform((n, 1), 0, 1) * torch.tensor([0.12, 0.05, 0.0], device=background.device)
+        colour = draw.uniform((n, 1), 0.6, 1) * (1 - blue)
+        streaks = (streak_layer(layers, size, generator) * patches).clamp(max=1)
+        pair = compose_seen_rain(background, 1 - transmission * (1 - streaks), colour)
+        return TensorPair(
+            input=pair.input,
+            background=background,
+            noise=pair.noise,
+            parameters={**vars(layers), **pair.parameters, "transmission": transmission.mean((1, 2, 3))},
+        )
+
+
+def _few_layers(n: int, strength: float, draw: Draw) -> RainLayers:
+    """Draw one to three layers of about one direction, fine and short to coarse and long."""
+    shape = (n, 3)
+    present = torch.arange(3, device=draw.device) < draw.uniform((n, 1), 1, 4).floor()
+    width = draw.log_uniform(shape, 1.0, 4)
+    # A drop blurred into a disc would be snow.
+    length = torch.maximum(draw.log_uniform(shape, 8, 60), 5 * width)
+    density = draw.log_uniform(shape, 0.0015, 0.03)
+    # Drops are seen through: what is drawn is how bright the brightest streaks are, about 1 at most.
+    # A gaussian of unit full width at half maximum and height has the area 1.06; a third is the mean
+    # brightness of the drops.
+    brightest = draw.uniform(shape, 0.25, 1.3)
+    mean = (brightest * density * length * width * 1.06 / 3).clamp(max=0.08)
+    return RainLayers(
+        mean=strength * mean * present,
+        angle=draw.uniform((n, 1), -0.6, 0.6) + draw.uniform(shape, -0.12, 0.12),
+        length=length,
+        width=width,
+        density=density,
+    )
+
+
+def _veil(
+    background: Tensor,
+    draw: Draw,
+    sources: Sources,
+    real_depth: float,
+    transmission: tuple[float, float],
+    strength: float,
+) -> Tensor:
+    n = len(background)
+    depth = 0.2 + 0.8 * scene_depth(background, draw, sources, real_depth)
+    beta = strength * beta_for(depth, draw.uniform((n,), *transmission))
+    return torch.exp(-beta[:, None, None, None] * depth)
 
 
 def _rain(background: Tensor, layers: RainLayers, screen: Tensor, generator: Generator) -> TensorPair:
     streaks = streak_layer(layers, (background.shape[2], background.shape[3]), generator)
-    pair = compose_rain(background, streaks.to(background.device), screen.to(background.device))
+    pair = compose_rain(background, streaks, screen)
     return TensorPair(
         input=pair.input,
         background=background,
@@ -189,11 +244,7 @@ def _rain(background: Tensor, layers: RainLayers, screen: Tensor, generator: Gen
     )
 
 
-def _log_uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
-    return torch.exp(uniform(shape, math.log(low), math.log(high), generator))
-
-
 def rain_mixture(*, light: float = 0.5, heavy: float = 0.42, none: float = 0.08) -> Mixture:
-    """Return the training mixture of rain, by weights."""
-    parts: dict[str, Degradation] = {"light": LightRain(), "heavy": HeavyRain(), "none": NoRain()}
+    """Return light and heavy rain, by weights: what the first rain model was trained on."""
+    parts: dict[str, Degradation] = {"light": LightRain(), "heavy": HeavyRain(), "none": Clean()}
     return Mixture(parts, [light, heavy, none])

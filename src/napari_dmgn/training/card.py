@@ -12,34 +12,46 @@ from typing import Any
 import torch
 
 import napari_dmgn
-from napari_dmgn.data import PicturePool
+from napari_dmgn import metrics
+from napari_dmgn.data import Collection
+from napari_dmgn.training.events import Comparison
 from napari_dmgn.training.run import Run
 from napari_dmgn.training.settings import TrainConfig
 
 __all__ = ["model_card"]
 
 
-def model_card(run: Run, training: PicturePool, validation: PicturePool, scores: Mapping[str, float]) -> dict[str, Any]:
+# Where the data lay and where the run went is nobody's business but the trainer's.
+_PRIVATE = ("card", "data", "depth", "run", "sources", "validation")
+
+
+def model_card(
+    run: Run, collection: Collection, scores: Mapping[str, float], comparison: Comparison | None = None
+) -> dict[str, Any]:
     """Describe a run's model, as JSON-ready values.
 
     Parameters
     ----------
     run : Run
-    training, validation : PicturePool
+    collection : Collection
+        What it was trained and validated on.
     scores : mapping
         Of the last validation.
+    comparison : Comparison or None
+        With the model that the run started from.
     """
-    config = run.config
-    return {
-        "name": config.name,
+    config, held = run.config, collection.held
+    made = f", synthetic {config.kind}" if held.clean is not None else ""
+    card: dict[str, Any] = {
+        "name": config.name or config.task,
         "task": config.task,
         "version": napari_dmgn.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input_range": [0, 1],
         "training": {
-            "pictures": len(training),
-            "validation": len(validation),
-            "data_sha256": training.digest,
+            "pictures": sum(len(source.pool) for source in collection.sources),
+            "validation": len(held),
+            "data_sha256": collection.digest,
             "steps": run.step,
             "seconds": round(run.seconds),
             "hardware": f"{_hardware(run.device)}, {run.precision}",
@@ -48,31 +60,45 @@ def model_card(run: Run, training: PicturePool, validation: PicturePool, scores:
             "settings": _settings(config),
         },
         "scores": {
-            "protocol": f"rain-y PSNR in dB, mean of {len(validation)} held-out pictures, "
-            f"central {config.validation_crop} px, synthetic rain",
+            "protocol": f"{metrics.PROTOCOL_OF_TASK[config.task]} PSNR in dB, mean of {len(held)} held-out pictures, "
+            f"central {config.validation_crop} px{made}",
             **scores,
         },
-        **config.card,
     }
+    if run.processes.size > 1:
+        card["training"]["processes"] = run.processes.size
+    if comparison is not None:
+        card["comparison"] = comparison.to_dict()
+    return {**card, **config.card}
 
 
 def _recipe(config: TrainConfig) -> dict[str, str]:
     first, second = config.betas
     wide, narrow = config.charbonnier
-    losses = ", ".join(f"{name} {value:g}" for name, value in asdict(config.loss_weights()).items())
-    return {
-        "optimiser": f"AdamW, rate {config.learning_rate:g}, warm-up over {config.warmup:.0%} of the steps, cosine to "
-        f"{config.final_rate:.0%}, betas {first:g} and {second:g}, weight decay {config.weight_decay:g}",
-        "losses": f"{losses}; Charbonnier {wide:g} to {narrow:g}",
+    weights = asdict(config.loss_weights())
+    losses = ", ".join(f"{name} {value:g}" for name, value in weights.items())
+    shape = "plain L1" if config.recipe == "paper" else f"Charbonnier {wide:g} to {narrow:g}"
+    muon = f"Muon at {config.muon_rate:g} times the rate, and " if config.optimiser == "muon" else ""
+    recipe = {
+        "optimiser": f"{muon}AdamW, rate {config.learning_rate:g}, warm-up over {config.warmup:.0%} of the steps, "
+        f"cosine to {config.final_rate:.0%}, betas {first:g} and {second:g}, weight decay {config.weight_decay:g}",
+        "losses": f"{losses}; {shape}",
         "ema": f"{config.ema:g}",
     }
+    if weights["adversarial"]:
+        norm = "spectral norm" if config.spectral_norm else "instance norm"
+        recipe["discriminator"] = (
+            f"{config.adversarial}, {norm}, {config.discriminator_width} channels, Adam, "
+            f"rate {config.discriminator_rate:g}"
+        )
+    return recipe
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    # Where the data lay and where the run went is nobody's business but the trainer's.
-    settings = {k: v for k, v in config.to_dict().items() if k not in ("data", "run", "card")}
-    if config.start is not None:
-        settings["start"] = Path(config.start).name
+    settings = {k: v for k, v in config.to_dict().items() if k not in _PRIVATE}
+    for name in ("start", "features"):
+        if settings[name] is not None:
+            settings[name] = Path(settings[name]).name
     return settings
 
 

@@ -2,66 +2,85 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import hashlib
+import logging
+import os
+import shutil
 import time
-from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from napari_dmgn import checkpoint
-from napari_dmgn.data import PicturePool, find_pictures, split_pictures
+from napari_dmgn import checkpoint, perceptual
+from napari_dmgn.data import Batches, Collection, Extras, PicturePool, collect
+from napari_dmgn.data.collection import Arrays
+from napari_dmgn.training.budget import fit_steps
 from napari_dmgn.training.card import model_card
-from napari_dmgn.training.run import STATE, Run
+from napari_dmgn.training.depth import read_depth
+from napari_dmgn.training.events import Comparison, TrainEvent
+from napari_dmgn.training.features import read_features
+from napari_dmgn.training.log import LOG, TABLE, Log
+from napari_dmgn.training.processes import join
+from napari_dmgn.training.run import Done, Run
 from napari_dmgn.training.settings import TrainConfig
-from napari_dmgn.training.validation import validate
+from napari_dmgn.training.state import STATE, load_state, save_state, state_bytes
+from napari_dmgn.training.validation import mean_score, validate
 
-__all__ = ["TrainEvent", "iter_train", "train"]
+__all__ = ["BEST", "MODEL", "iter_train", "train"]
 
-LOG = "log.jsonl"
 MODEL = "model.safetensors"
+BEST = "best.safetensors"
+
+_logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainEvent:
-    """What happened in one step.
+@dataclass(kw_only=True)
+class _Training:
+    """A run and what it is fed with."""
 
-    Attributes
-    ----------
-    step, steps : int
-        Steps done and wanted.
-    loss : float
-    terms : dict of str to float
-        Each loss before its weight.
-    learning_rate, seconds : float
-        `seconds` counts the whole run, resumed parts included.
-    validation : dict or None
-        PSNR in dB (`rain-y`) by part, where the step was followed by a validation.
-    model : Path or None
-        The finished model, in the last event.
-    """
+    run: Run
+    batches: Batches
+    collection: Collection
+    depth: PicturePool | None
 
-    step: int
-    steps: int
-    loss: float
-    terms: dict[str, float]
-    learning_rate: float
-    seconds: float
-    validation: dict[str, float] | None = None
-    model: Path | None = None
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.config.run)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.run.processes.rank == 0
+
+    def validate(self) -> dict[str, float]:
+        return validate(self.run.averaged(), self.collection.held, self.run, self.depth)
 
 
 def iter_train(
-    config: TrainConfig, *, resume: bool = False, overwrite: bool = False
+    config: TrainConfig,
+    *,
+    arrays: Arrays = (),
+    features: perceptual.Features | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Generator[TrainEvent, None, None]:
     """Train a model, one event per step; stop by closing the generator.
 
-    The last state is saved when the generator ends or is closed, and every `save_minutes`.
+    The last state is saved when the generator ends or is closed, and every `save_minutes`. Beside
+    the last model, `best.safetensors` is the one with the best validation so far.
 
     Parameters
     ----------
     config : TrainConfig
+    arrays : sequence of arrays, or of pairs (input, background) of arrays
+        Pictures to train on beside, or instead of, the folders that the settings name: (H, W),
+        (H, W, 3 or 4), or stacks of them.
+    features : callable or None
+        What the perceptual losses compare by, in place of `config.features`: a module that maps
+        (N, 3, H, W) images in [0, 1] to a list of feature maps.
     resume : bool
         Continue the run in `config.run`; a run without a saved state starts anew.
     overwrite : bool
@@ -72,88 +91,211 @@ def iter_train(
     ValueError
         Data that cannot be used, or a folder with an earlier run and neither option given.
     FloatingPointError
-        The loss is not finite.
+        A loss is not finite; the last good state is saved.
+    OSError
+        The disk is full; the state saved last is still there.
     """
     folder = Path(config.run)
-    state_exists = (folder / STATE).exists()
-    if state_exists and not (resume or overwrite):
+    _check_folder(folder, resume=resume, overwrite=overwrite)
+    digests = []
+    weights = config.loss_weights()
+    if features is None and (weights.perceptual or weights.coarse_perceptual):
+        if config.features is None:
+            raise ValueError(
+                "the perceptual losses compare by VGG-19's features; wanted features, a file of them, "
+                "or losses with perceptual and coarse_perceptual 0"
+            )
+        features, digest = read_features(config.features)
+        digests.append(digest)
+    processes = join(config.device)
+    collection = collect(
+        config.source_specs(),
+        crop=config.largest_crop,
+        validation=config.validation_pictures,
+        validation_crop=config.validation_crop,
+        held_out=config.validation_spec(),
+        arrays=arrays,
+        device=processes.device,
+    )
+    depth = None
+    if config.depth:  # validation crops them too
+        depth = read_depth(config.depth, max(config.largest_crop, config.validation_crop), processes.device)
+    if depth is not None:
+        digests.append(depth.digest)
+    digest = collection.digest
+    if digests:  # whatever else a step depends on
+        digest = hashlib.sha256("".join([digest, *digests]).encode()).hexdigest()
+    run = Run(config, digest, processes=processes, features=features)
+    if processes.rank == 0:
+        for line in collection.report.problems():
+            _logger.warning("left out: %s", line)
+    extras = Extras(degrade=config.mixture(), task=config.task, depth=depth, rescale=config.rescale)
+    training = _Training(
+        run=run, batches=Batches(collection.sources, extras, run.device), collection=collection, depth=depth
+    )
+    _check_space(run)
+    if resume and (folder / STATE).exists():
+        load_state(run)
+    _check_one_folder(run)
+    processes.barrier()  # every process has seen the folder before one changes it
+    if processes.rank == 0:
+        _clean(folder, everything=overwrite and not resume)
+    return _steps(training)
+
+
+def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    there = [name for name in (STATE, MODEL, BEST) if (folder / name).exists()]
+    if there and not (resume or overwrite):
         raise ValueError(f"{folder} holds an earlier run; resume it, or allow to overwrite it")
-    training, held_out = split_pictures(find_pictures(config.data), config.validation_pictures)
-    largest = max(crop for _, crop, _ in config.phases)
-    pool = PicturePool(training, least=largest)
-    validation = PicturePool(held_out, least=config.validation_crop)
-    run = Run(config, pool.digest)
-    if state_exists and resume:
-        run.load_state()
-    elif overwrite:
-        for name in (STATE, LOG):  # a state left here would be resumed if this run is killed early
+    if there and not overwrite and STATE not in there:
+        raise ValueError(f"{folder} holds {there[0]} but no state to resume; wanted another folder, or overwrite")
+
+
+def _check_one_folder(run: Run) -> None:
+    # A process that does not see the state would start anew beside others that go on.
+    # By the variance, so that all of them leave here: one may well be at the mean of the others.
+    means = run.agreed({"step": float(run.step), "square": float(run.step**2)})
+    if means["square"] - means["step"] ** 2 > 1e-3:
+        raise ValueError(
+            f"cannot resume {run.config.run}: process {run.processes.rank} finds it at step {run.step} and others "
+            "do not; wanted a folder that all processes share"
+        )
+
+
+def _clean(folder: Path, *, everything: bool) -> None:
+    for part in folder.glob(".*.safetensors.*.part"):  # of a write that was killed
+        part.unlink()
+    if everything:  # a state left here would be resumed if this run is killed early
+        for name in (STATE, LOG, TABLE, BEST, MODEL):
             (folder / name).unlink(missing_ok=True)
-    return _steps(run, pool, validation)
 
 
-def _steps(run: Run, pool: PicturePool, validation: PicturePool) -> Generator[TrainEvent, None, None]:
-    config = run.config
+def _check_space(run: Run) -> None:
+    folder = Path(run.config.run).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    # The new state is complete before the old one goes; two models beside them.
+    needed, free = 3 * state_bytes(run), shutil.disk_usage(folder).free
+    if free < needed:
+        reason = f"{os.strerror(errno.ENOSPC)}: {free / 1e6:.0f} MB free, wanted {needed / 1e6:.0f}"
+        raise OSError(errno.ENOSPC, reason, str(folder))
+
+
+def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
+    run, config = training.run, training.run.config
     saved = clock = time.monotonic()
+    if config.minutes is not None and run.step == 0:
+        run.fit(fit_steps(run, training.batches, config.minutes, training.validate))
     saved_step = run.step
+    log = Log(training.folder, run.step)
     try:
-        while run.step < config.steps:
+        while not run.finished():
             torch.set_flush_denormal(True)  # denormals in young moments slow a CPU down several times
-            loss, terms, rate = run.advance(pool)
+            done = run.advance(training.batches)
             torch.set_flush_denormal(False)  # the caller's code between two steps is not ours
             now = time.monotonic()
             run.seconds, clock = run.seconds + now - clock, now
-            scores = None
-            if run.step % config.validate_every == 0 or run.step == config.steps:
-                scores = validate(run.averaged(), validation, run)
-            event = TrainEvent(
-                step=run.step,
-                steps=config.steps,
-                loss=loss,
-                terms=terms,
-                learning_rate=rate,
-                seconds=run.seconds,
-                validation=scores,
-            )
-            if run.step == config.steps:
+            event = _event(training, done)
+            if run.finished():
                 # The model first: killed between the two, a resumed run writes both.
-                event = replace(event, model=_finish(run, pool, validation, scores or {}))
-                run.save_state()
+                event = _finish(training, event)
+                _save(training)
                 saved_step = run.step
             elif now - saved > 60 * config.save_minutes:
-                run.save_state()
-                saved, saved_step = now, run.step
-            _log(event, Path(config.run))
+                try:
+                    _save(training)
+                    saved_step = run.step
+                except OSError as error:
+                    kept = f"that of step {saved_step} is kept" if saved_step else "there is none yet"
+                    _logger.warning("state of step %d not saved, %s: %s", run.step, kept, error)
+                saved = now
+            if training.main:
+                log(event)
             yield event
     finally:
         torch.set_flush_denormal(False)
         # An interrupt may fall into the middle of a step; such a state is never saved.
-        if saved_step < run.step < config.steps and run.between_steps:
-            run.save_state()
+        if saved_step < run.step and not run.finished() and run.between_steps:
+            _save(training)
 
 
-def _log(event: TrainEvent, folder: Path) -> None:
-    if event.step % 20 and event.validation is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    values = {k: v for k, v in asdict(event).items() if v is not None and k != "model"}
-    with (folder / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
+def _save(training: _Training) -> None:
+    if training.main:
+        save_state(training.run)
 
 
-def _finish(run: Run, pool: PicturePool, validation: PicturePool, scores: Mapping[str, float]) -> Path:
-    config = run.config
-    path = Path(config.run) / MODEL
+def _event(training: _Training, done: Done) -> TrainEvent:
+    run = training.run
+    event = TrainEvent(
+        step=run.step,
+        steps=run.steps,
+        loss=done.loss,
+        terms=done.terms,
+        learning_rate=done.rate,
+        seconds=run.seconds,
+        timing=done.timing,
+    )
+    if run.step % run.config.validate_every and run.step != run.steps:
+        return event
+    scores = run.agreed(training.validate())
+    best, score = None, mean_score(scores)
+    if run.is_best(score):
+        best = training.folder / BEST
+        if training.main:
+            _write_model(training, best, scores)
+    run.note(score)  # only now: no state says that there is a best which the file is not
+    return replace(event, validation=scores, best=best, stopped=run.stopped, network=run.averaged)
+
+
+def _finish(training: _Training, event: TrainEvent) -> TrainEvent:
+    run = training.run
+    path = training.folder / MODEL
+    comparison = None
+    base = run.base()
+    scores = event.validation or {}
+    if base is not None:
+        assert run.config.start is not None
+        before = validate(base, training.collection.held, run, training.depth)
+        comparison = Comparison(
+            base=_name_of(run.config.start),
+            before=mean_score(before),
+            after=mean_score(scores),
+            best=run.best,
+        )
+    if training.main:
+        _write_model(training, path, scores, comparison)
+    return replace(event, model=path, comparison=comparison)
+
+
+def _name_of(start: str) -> str:
+    path = Path(start)
+    if path.name in (MODEL, BEST):  # what every run calls its own; the folder says which
+        return path.expanduser().absolute().parent.name or path.stem
+    return path.name.removesuffix(".safetensors")
+
+
+def _write_model(
+    training: _Training, path: Path, scores: dict[str, float], comparison: Comparison | None = None
+) -> None:
+    run = training.run
     network = run.averaged()
-    if config.half:
+    if run.config.half:
         network = network.half()
-    checkpoint.save(path, network, task=config.task, card=model_card(run, pool, validation, scores))
-    return path
+    card = model_card(run, training.collection, scores, comparison)
+    checkpoint.save(path, network, task=run.config.task, card=card)
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    arrays: Arrays = (),
+    features: perceptual.Features | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Train a model to the end and return its file; see `iter_train`."""
     path = None
-    for event in iter_train(config, resume=resume, overwrite=overwrite):
+    for event in iter_train(config, arrays=arrays, features=features, resume=resume, overwrite=overwrite):
         path = event.model
     if path is None:  # a finished run that was resumed: nothing was left to do
         path = Path(config.run) / MODEL

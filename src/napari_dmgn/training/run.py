@@ -1,171 +1,327 @@
-"""The state of a training run: network, average, optimiser; one step of it, and its file."""
+"""The state of a training run: network, average, optimiser, adversary; and one step of it."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from pathlib import Path
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from napari_dmgn import checkpoint, devices
-from napari_dmgn.data import PicturePool
+from napari_dmgn import checkpoint, devices, zoo
+from napari_dmgn.data import Batches
 from napari_dmgn.losses import restoration_loss
-from napari_dmgn.model.network import DMGN
+from napari_dmgn.model.network import DMGN, NetworkOutput
+from napari_dmgn.perceptual import Features
 from napari_dmgn.synthesis.degradation import TensorPair
+from napari_dmgn.training.adversary import Adversary
+from napari_dmgn.training.optimiser import build_optimiser
+from napari_dmgn.training.processes import Alone, Processes, seeded
+from napari_dmgn.training.schedule import Schedule
 from napari_dmgn.training.settings import TrainConfig
 
-__all__ = ["STATE", "Run"]
+__all__ = ["Done", "Run", "Timing"]
 
-STATE = "state.safetensors"
 _STEP_SEEDS = 1_000_003  # a prime: seeds of different runs do not fall onto each other's steps
 
 
-class Run:
-    """Network, average and optimiser of one run, and their file."""
+@dataclass(kw_only=True)
+class Timing:
+    """Seconds of one step: crops, what is put on them, and the networks."""
 
-    def __init__(self, config: TrainConfig, digest: str = "") -> None:
+    data: float = 0.0
+    synthesis: float = 0.0
+    network: float = 0.0
+
+    @property
+    def busy(self) -> float:
+        """Share of the time that the networks take."""
+        total = self.data + self.synthesis + self.network
+        return self.network / total if total else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What one step gave: the loss, its terms before their weights, the rate and the seconds."""
+
+    loss: float
+    terms: dict[str, float]
+    rate: float
+    timing: Timing = field(default_factory=Timing)
+
+
+class Run:
+    """Network, average, optimiser and adversary of one run.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    digest : str
+        Of the training pictures.
+    processes : Processes or None
+        None is this one alone.
+    features : callable or None
+        What the perceptual losses compare by.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        digest: str = "",
+        *,
+        processes: Processes | None = None,
+        features: Features | None = None,
+    ) -> None:
         self.config = config
         self.digest = digest
-        self.device = torch.device(devices.resolve_device(config.device))
+        self.processes = processes or Alone(config.device)
+        self.device = self.processes.device
         self.precision = devices.resolve_precision(config.precision, str(self.device))
+        self.weights = config.loss_weights()
+        self.schedule = Schedule(config, config.steps)
         self.step = 0
         self.seconds = 0.0
+        self.best: float | None = None  # highest validation score
+        self.stale = 0  # validations since
+        self.stopped = ""  # why the run ended before its last step
         self.between_steps = True
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        self.groups = self._groups()
+        self.features = features.to(self.device) if isinstance(features, nn.Module) else features
+        with seeded(config.seed):
             self.network = DMGN(config.network_config())
         if config.start is not None:
-            started = checkpoint.load(config.start)
-            if started.config != self.network.config:
-                raise ValueError(f"start {config.start} has another network than the settings")
-            self.network.load_state_dict(started.network.state_dict())
+            self.network.load_state_dict(_start(config, self.network).state_dict())
+        self._freeze()
         self.network.place(self.device)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
+        self.optimiser = build_optimiser(
+            self.network,
+            config.optimiser,
+            rate=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
+            muon_rate=config.muon_rate,
         )
+        self._forward = self.processes.wrap(self._compiled())
+        self.adversary = None
+        if self.weights.adversarial:
+            self.adversary = Adversary(config, self.processes, self.autocast)
 
-    def schedule(self, step: int) -> tuple[float, int, int]:
-        """Return the learning rate, crop size and batch size of a step, counted from 0."""
-        c = self.config
-        share = step / c.steps
-        if share < c.warmup:
-            rate = c.learning_rate * (step + 1) / math.ceil(c.warmup * c.steps)
-        else:
-            cosine = 0.5 + 0.5 * math.cos(math.pi * (share - c.warmup) / (1 - c.warmup))
-            rate = c.learning_rate * (c.final_rate + (1 - c.final_rate) * cosine)
-        crop, batch = next((crop, batch) for end, crop, batch in c.phases if share < end)
-        return rate, crop, batch
+    def _groups(self) -> int:
+        size, groups = self.processes.size, self.config.groups
+        groups = size if groups == 1 else groups
+        if groups % size:
+            raise ValueError(f"groups is {groups}; {size} processes wanted a multiple of {size}")
+        for _, _, batch in self.config.phases:
+            if batch % groups:
+                raise ValueError(f"phases have batches of {batch}; {groups} groups wanted a multiple of {groups}")
+        return groups
 
-    def epsilon(self, step: int) -> float:
-        """Return the width of the losses' squares at a step: falls geometrically over the first half."""
-        start, end = self.config.charbonnier
-        return float(start * (end / start) ** min(1.0, 2 * step / self.config.steps))
+    def _freeze(self) -> None:
+        names = [name for name, _ in self.network.named_parameters()]
+        for prefix in self.config.freeze:
+            frozen = [name for name in names if name == prefix or name.startswith(prefix + ".")]
+            if not frozen:
+                parts = sorted({name.partition(".")[0] for name in names})
+                raise ValueError(f"freeze names {prefix!r}, which the network lacks; its parts are {', '.join(parts)}")
+            for name in frozen:
+                self.network.get_parameter(name).requires_grad_(False)
+        if not any(p.requires_grad for p in self.network.parameters()):
+            raise ValueError(f"freeze is {list(self.config.freeze)}, which leaves nothing to train")
 
-    def pair(self, pool: PicturePool, crop: int, batch: int) -> TensorPair:
-        """Make the current step's pairs: crops on the CPU, the degradation on the device."""
-        seed = self.config.seed * _STEP_SEEDS + self.step
-        clean = pool.crops(batch, crop, torch.Generator().manual_seed(seed))
-        generator = torch.Generator(device=self.device).manual_seed(seed)
-        pair: TensorPair = self.config.mixture()(clean.to(self.device), generator)
-        return pair
+    def _compiled(self) -> nn.Module:
+        wanted = self.device.type == "cuda" if self.config.compile == "auto" else self.config.compile
+        if not wanted:
+            return self.network
+        # Not dynamic: each phase has one size, and fixed sizes give the faster kernels.
+        compiled: Any = torch.compile(self.network, dynamic=False)
+        module: nn.Module = compiled
+        return module
 
-    def advance(self, pool: PicturePool) -> tuple[float, dict[str, float], float]:
-        """Do one optimiser step; return the loss, its terms and the learning rate."""
-        rate, crop, batch = self.schedule(self.step)
-        pair = self.pair(pool, crop, batch)
+    def fit(self, steps: int) -> None:
+        """Set the steps of the whole run, before the first."""
+        assert self.step == 0
+        self.schedule = Schedule(self.config, steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.schedule.steps
+
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.step >= self.steps or bool(self.stopped)
+
+    def seed(self) -> int:
+        """Return the seed of the current step's randomness."""
+        return self.config.seed * _STEP_SEEDS + self.step
+
+    def pair(self, batches: Batches, crop: int, batch: int, timing: Timing | None = None) -> TensorPair:
+        """Make the current step's pairs: those groups of the batch that are this process's."""
+        timing = timing or Timing()
+        per_process = self.groups // self.processes.size
+        first = self.processes.rank * per_process
+        parts = []
+        for group in range(first, first + per_process):
+            clock = self._clock()
+            crops = batches.crops(batch // self.groups, crop, self.seed(), group=group)
+            made = self._clock()
+            parts.append(batches.pair(crops, self.seed(), group=group))
+            timing.data += made - clock
+            timing.synthesis += self._clock() - made
+        if len(parts) == 1:
+            return parts[0]
+        joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("input", "background", "noise")}
+        return TensorPair(**joined, parameters={})
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":  # work is queued there; the time is when it is done
+            torch.cuda.synchronize(self.device)
+        return time.monotonic()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context that the networks run in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def advance(self, batches: Batches) -> Done:
+        """Do one optimiser step.
+
+        Raises
+        ------
+        FloatingPointError
+            A loss or a gradient is not finite; nothing is changed then.
+        """
+        timing = Timing()
+        crop, batch = self.schedule.phase(self.step)
+        pair = self.pair(batches, crop, batch, timing)
+        clock = self._clock()
+        share = self.schedule.share_of_rate(self.step)
+        rate = self.config.learning_rate * share
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.network(pair.input)
-        loss, terms = restoration_loss(
-            output, pair.background, pair.noise, self.config.loss_weights(), epsilon=self.epsilon(self.step)
-        )
+            group["lr"] = rate * group["rate_scale"]
+        with nullcontext() if self.adversary is None else self.adversary.undone_by_errors():
+            values = self._gradients(pair)
+        self._apply(share)
+        timing.network = self._clock() - clock
+        del values["gradient"]
+        values.pop("discriminator_gradient", None)
+        return Done(loss=values.pop("total"), terms=values, rate=rate, timing=timing)
+
+    def _gradients(self, pair: TensorPair) -> dict[str, float]:
+        """Compute all gradients; return the losses and the gradients' norms."""
+        loss, terms, output = self._loss(pair)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        value = loss.item()
+        terms = {"total": loss.detach(), **terms, "gradient": norm}
+        if self.adversary is not None:
+            learned, slope = self.adversary.learn(output.background, pair.background, pair.input)
+            terms |= {"discriminator": learned, "discriminator_gradient": slope}
+        values = self._shared(terms)
         # Before anything is changed: the weights, and a state saved now, stay good.
-        if not (math.isfinite(value) and math.isfinite(norm.item())):
+        if bad := {name: value for name, value in values.items() if not math.isfinite(value)}:
             raise FloatingPointError(
-                f"the loss is {value} and its gradient's norm {norm.item()} at step {self.step + 1}; "
+                f"not finite at step {self.step + 1}: {', '.join(f'{n} {v}' for n, v in bad.items())}; "
                 "start anew with a lower learning_rate"
             )
+        return values
+
+    def probe(self, batches: Batches, crop: int, batch: int) -> None:
+        """Do the work of a step without changing anything, to see how long it takes."""
+        kept = None if self.adversary is None else self.adversary.network.state_dict()
+        kept = None if kept is None else {name: tensor.clone() for name, tensor in kept.items()}
+        pair = self.pair(batches, crop, batch)
+        loss, _, output = self._loss(pair)
+        self.processes.backward(loss)
+        if self.adversary is not None and kept is not None:
+            self.adversary.learn(output.background, pair.background, pair.input)
+            self.adversary.network.load_state_dict(kept)  # the spectral norm remembers every pass
+        self.optimiser.zero_grad(set_to_none=True)
+        self._clock()
+
+    def agreed(self, values: dict[str, float]) -> dict[str, float]:
+        """Return numbers that all processes then have, the means of theirs: they decide by them alike."""
+        if self.processes.size == 1:
+            return values
+        stacked = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        return dict(zip(values, self.processes.mean(stacked).tolist(), strict=True))
+
+    def _loss(self, pair: TensorPair) -> tuple[Tensor, dict[str, Tensor], NetworkOutput]:
+        with self.autocast():
+            output = self._forward(pair.input)
+        loss, terms = restoration_loss(
+            output,
+            pair.background,
+            pair.noise,
+            self.weights,
+            epsilon=self.schedule.epsilon(self.step),
+            features=self._cast(self.features) if self.features else None,
+            adversary=self._judge(pair.input),
+            mean=self.processes.mean,
+        )
+        return loss, terms, output
+
+    def _cast(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def cast(*args: Tensor) -> Any:
+            with self.autocast():
+                return function(*args)
+
+        return cast
+
+    def _judge(self, image: Tensor) -> Callable[[Tensor], Tensor] | None:
+        adversary = self.adversary
+        return None if adversary is None else lambda background: adversary.judge(background, image)
+
+    def _shared(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        # One exchange between the processes, and one copy from a GPU.
+        stacked = torch.stack([value.float() for value in terms.values()])
+        return dict(zip(terms, self.processes.mean(stacked).tolist(), strict=True))
+
+    def _apply(self, share: float) -> None:
         self.between_steps = False
         self.optimiser.step()
+        if self.adversary is not None:
+            self.adversary.step(share)
         self.step += 1
         # A young average follows fast, an old one slowly.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         state = self.network.state_dict()
         torch._foreach_lerp_([self.average[name] for name in state], list(state.values()), 1 - decay)
         self.between_steps = True
-        return value, {k: float(v) for k, v in terms.items()}, rate
+
+    def is_best(self, score: float) -> bool:
+        """Tell whether a validation's score is above all that were noted."""
+        return self.best is None or score > self.best
+
+    def note(self, score: float) -> None:
+        """Take note of a validation's score."""
+        better = self.is_best(score)
+        self.best = score if better else self.best
+        self.stale = 0 if better else self.stale + 1
+        if self.config.patience and self.stale >= self.config.patience and self.step < self.steps:
+            self.stopped = f"no better validation in {self.stale}, the best is {self.best:.2f} dB"
 
     def averaged(self) -> DMGN:
         """Return a network with the averaged weights."""
-        with torch.random.fork_rng(devices=[]):
+        with seeded(0):
             network = DMGN(self.network.config)
         network.load_state_dict(self.average)
         return network.place(self.device).eval()
 
-    def save_state(self) -> None:
-        """Write everything that `load_state` needs, atomically."""
-        tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"average/{k}": v for k, v in self.average.items()}
-        for index, values in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{index}/{k}": v for k, v in values.items()}
-        state = {"step": self.step, "seconds": self.seconds, "config": self.config.to_dict(), "data": self.digest}
-        checkpoint.write_tensors(
-            Path(self.config.run) / STATE,
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            {"state": json.dumps(state)},
-        )
-
-    def load_state(self) -> None:
-        """Continue from the run's saved state."""
-        path = Path(self.config.run) / STATE
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-        _check_same_run(self.config, state["config"])
-        if self.digest and state.get("data", self.digest) != self.digest:
-            raise ValueError(f"cannot resume {self.config.run}: other training pictures than before")
-        tensors = safetensors.torch.load_file(path)
-        self.network.load_state_dict(_part(tensors, "network/"))
-        # Copied in place, which keeps the memory format: other formats take other kernels, and those
-        # round differently.
-        for name, value in _part(tensors, "average/").items():
-            self.average[name].copy_(value)
-        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part(tensors, "optimiser/").items():
-            index, name = key.split("/")
-            like = parameters[int(index)]
-            kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-            moments.setdefault(int(index), {})[name] = kept
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        self.step, self.seconds = state["step"], state["seconds"]
+    def base(self) -> DMGN | None:
+        """Return the network that the run started from, if it did."""
+        if self.config.start is None:
+            return None
+        return _start(self.config, self.network).place(self.device).eval()
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
-    free = {"data", "run", "device", "save_minutes", "validate_every", "name", "half", "card"}
-    now = json.loads(json.dumps(config.to_dict()))
-    changed = sorted(k for k in now if k not in free and now[k] != saved.get(k))
-    if changed:
-        raise ValueError(f"cannot resume {config.run}: other settings than before: {changed}")
+def _start(config: TrainConfig, network: DMGN) -> DMGN:
+    assert config.start is not None
+    started = checkpoint.load(zoo.find_model(config.start).path)
+    if started.config != network.config:
+        raise ValueError(f"start {config.start} has another network than the settings; preset 'start' is its own")
+    return started.network

@@ -1,0 +1,138 @@
+"""The file that a run is resumed from: everything that a step depends on, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from napari_dmgn import checkpoint
+from napari_dmgn.training.optimiser import MuonAdamW
+from napari_dmgn.training.run import Run
+from napari_dmgn.training.settings import TrainConfig
+
+__all__ = ["STATE", "load_state", "save_state", "state_bytes"]
+
+STATE = "state.safetensors"
+# What may change without changing what the run computes.
+_FREE = {
+    "card", "compile", "data", "depth", "device", "features", "half", "name", "patience", "run", "save_minutes",
+    "validate_every", "validation",
+}  # fmt: skip
+
+
+def save_state(run: Run) -> None:
+    """Write the run's state into its folder; it appears complete, or not at all."""
+    tensors = {
+        **_named("network/", run.network.state_dict()),
+        **_named("average/", run.average),
+        **_moments("optimiser/", run.optimiser),
+    }
+    if run.adversary is not None:
+        tensors |= _named("discriminator/", run.adversary.network.state_dict())
+        tensors |= _moments("discriminator_optimiser/", run.adversary.optimiser)
+    state = {
+        "config": run.config.to_dict(),
+        "data": run.digest,
+        "step": run.step,
+        "steps": run.steps,
+        "groups": run.groups,
+        "seconds": run.seconds,
+        "best": run.best,
+        "stale": run.stale,
+        "stopped": run.stopped,
+    }
+    path = Path(run.config.run) / STATE
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    checkpoint.write_tensors(path, contiguous, {"state": json.dumps(state)})
+
+
+def state_bytes(run: Run) -> int:
+    """Return about how many bytes a saved state takes: weights, average and two moments each."""
+    networks = [run.network] if run.adversary is None else [run.network, run.adversary.network]
+    return sum(16 * p.numel() for network in networks for p in network.parameters())
+
+
+def load_state(run: Run) -> None:
+    """Continue from the state in the run's folder.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or is that of a run with other settings or pictures.
+    """
+    path = Path(run.config.run) / STATE
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+        tensors = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot resume {run.config.run}: {path} is damaged: {error}") from error
+    _check_same_run(run.config, state["config"])
+    if run.digest and state.get("data", run.digest) != run.digest:
+        raise ValueError(f"cannot resume {run.config.run}: other training pictures than before")
+    groups = state.get("groups", 1)
+    if groups % run.processes.size:
+        raise ValueError(
+            f"cannot resume {run.config.run}: batches of {groups} groups; wanted 1 or {groups} processes, "
+            f"not {run.processes.size}"
+        )
+    run.groups = groups
+    run.fit(state.get("steps", run.steps))
+    run.network.load_state_dict(_part(tensors, "network/"))
+    # Copied in place, which keeps the memory format: other formats take other kernels, and those
+    # round differently.
+    for name, value in _part(tensors, "average/").items():
+        run.average[name].copy_(value)
+    _load_moments(run.optimiser, _part(tensors, "optimiser/"))
+    if run.adversary is not None:
+        run.adversary.network.load_state_dict(_part(tensors, "discriminator/"))
+        _load_moments(run.adversary.optimiser, _part(tensors, "discriminator_optimiser/"))
+    run.step, run.seconds = state["step"], state["seconds"]
+    run.best, run.stale, run.stopped = state.get("best"), state.get("stale", 0), state.get("stopped", "")
+    if not 0 < run.config.patience <= run.stale:  # more of it than when the run was stopped
+        run.stopped = ""
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _moments(prefix: str, optimiser: torch.optim.Optimizer | MuonAdamW) -> dict[str, Tensor]:
+    return {
+        f"{prefix}{index}/{name}": value
+        for index, moments in optimiser.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def _load_moments(optimiser: torch.optim.Optimizer | MuonAdamW, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        like = parameters[int(index)]
+        kept = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        moments.setdefault(int(index), {})[name] = kept
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
+    now = config.to_dict()
+    before = {**TrainConfig().to_dict(), **saved}  # a state may be older than a setting
+    for settings in (now, before):  # folders may move; the pictures themselves are compared by their digest
+        settings["sources"] = [source.get("weight", 1.0) for source in settings["sources"]]
+    changed = sorted(k for k in now if k not in _FREE and now[k] != before[k])
+    if changed:
+        raise ValueError(f"cannot resume {config.run}: other settings than before: {changed}")

@@ -1,0 +1,214 @@
+"""A run that was stopped, killed or interrupted goes on exactly where it was."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from napari_dmgn import checkpoint
+from napari_dmgn.data import collect, find_pictures
+from napari_dmgn.training import iter_train, loop, state, train
+from napari_dmgn.training import run as run_module
+
+STEPS = 12
+
+
+@pytest.mark.parametrize("stops", [(1,), (6,), (11,), (4, 9)])
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    stops, pictures, uninterrupted, tmp_path, settings, same_run
+):
+    config = settings(pictures, tmp_path)
+    losses = []
+    for stop in stops:
+        events = iter_train(config, resume=True)
+        for event in events:
+            losses.append(event.loss)
+            if event.step == stop:
+                events.close()
+    losses += [event.loss for event in iter_train(config, resume=True)]
+    assert losses == [event.loss for event in uninterrupted[1]]
+    same_run(tmp_path, uninterrupted[0])
+
+
+def test_killed_trainer_resumes_to_the_same_weights(pictures, uninterrupted, tmp_path, settings, same_run):
+    config = settings(pictures, tmp_path / "run", save_minutes=0)
+    # The child saves after every step and dawdles, so that the signal surely finds it at work.
+    script = (
+        "import json, sys, time\n"
+        "from napari_dmgn.training import TrainConfig, iter_train\n"
+        "for event in iter_train(TrainConfig(**json.loads(sys.argv[1]))):\n"
+        "    print(event.step, flush=True)\n"
+        "    time.sleep(0.15)\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(config.to_dict())]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads}) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line) == 4:
+                os.kill(child.pid, signal.SIGKILL)
+                break
+    assert child.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / loop.MODEL).exists()
+    rest = list(iter_train(replace(config, save_minutes=3), resume=True))
+    assert 1 < rest[0].step < STEPS  # it did go on, not start anew
+    same_run(tmp_path / "run", uninterrupted[0])
+
+
+def test_resuming_without_a_state_starts_anew_and_after_the_end_does_nothing(
+    pictures, uninterrupted, tmp_path, settings, same_run
+):
+    config = settings(pictures, tmp_path)
+    assert train(config, resume=True) == tmp_path / loop.MODEL
+    same_run(tmp_path, uninterrupted[0])
+    before = (tmp_path / loop.MODEL).stat().st_mtime_ns
+    assert list(iter_train(config, resume=True)) == []
+    assert train(config, resume=True) == tmp_path / loop.MODEL
+    assert (tmp_path / loop.MODEL).stat().st_mtime_ns == before
+
+
+def test_killed_between_model_and_last_state_still_ends_with_a_model(
+    pictures, uninterrupted, tmp_path, monkeypatch, settings, same_run
+):
+    config = settings(pictures, tmp_path)
+    events = iter_train(config)
+    for event in events:
+        if event.step == 8:
+            events.close()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(iter_train(config, resume=True))
+    train(config, resume=True)
+    same_run(tmp_path, uninterrupted[0])
+
+
+def test_an_interrupt_within_a_step_saves_no_half_updated_state(
+    pictures, uninterrupted, tmp_path, monkeypatch, settings, same_run
+):
+    config = settings(pictures, tmp_path)
+    step = torch.optim.AdamW.step
+    calls = []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        step(self, *args)
+        if len(calls) == 6:  # the weights are new, the average is not
+            raise KeyboardInterrupt
+
+    events = iter_train(config)
+    for event in events:
+        if event.step == 3:
+            events.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(iter_train(config, resume=True))
+    assert next(iter_train(config, resume=True)).step == 4  # back to what step 3 left
+    train(config, resume=True)
+    same_run(tmp_path, uninterrupted[0])
+
+
+def test_an_interrupt_between_two_steps_loses_nothing(pictures, tmp_path, monkeypatch, settings):
+    config = settings(pictures, tmp_path)
+    pair = run_module.Run.pair
+
+    def interrupted(self, *args):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        return pair(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.Run, "pair", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(iter_train(config))
+    assert next(iter_train(config, resume=True)).step == 6
+
+
+def test_an_earlier_run_is_neither_lost_nor_mixed_up(pictures, uninterrupted, tmp_path, settings, same_run):
+    config = settings(pictures, tmp_path, seed=9)
+    next(events := iter_train(config))
+    events.close()
+    kept = (tmp_path / state.STATE).read_bytes()
+    with pytest.raises(ValueError, match="holds an earlier run; resume it, or allow to overwrite it"):
+        iter_train(config)
+    for change in ({"seed": 5}, {"steps": 24}, {"learning_rate": 2e-3}, {"losses": {"noise": 0}}, {"network": {}}):
+        with pytest.raises(ValueError, match=f"other settings than before: \\['{next(iter(change))}'\\]"):
+            iter_train(replace(config, **change), resume=True)
+    assert (tmp_path / state.STATE).read_bytes() == kept
+    # Overwritten and killed before its first save: the earlier state must not come back.
+    again = settings(pictures, tmp_path)
+    iter_train(again, overwrite=True)
+    train(again, resume=True)
+    same_run(tmp_path, uninterrupted[0])
+
+
+def test_where_and_how_often_to_save_may_change_on_resume(pictures, uninterrupted, tmp_path, settings, same_run):
+    config = settings(pictures, tmp_path / "a")
+    next(events := iter_train(config))
+    events.close()
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = replace(config, run=str(tmp_path / "b"), save_minutes=0, validate_every=100, name="other")
+    train(moved, resume=True)
+    same_run(tmp_path / "b", uninterrupted[0])
+
+
+def test_training_leaves_the_global_random_state_and_denormals_alone(pictures, tmp_path, settings):
+    before = torch.random.get_rng_state()
+    events = iter_train(settings(pictures, tmp_path, validate_every=1))
+    tiny = torch.tensor([1e-39])
+    for event in events:
+        assert (tiny * 0.5).item() > 0
+        if event.step == 2:
+            events.close()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert (tiny * 0.5).item() > 0
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_resume_refuses_other_pictures(pictures, tmp_path, settings):
+    config = settings(pictures, tmp_path / "run")
+    events = iter_train(config)
+    next(events)
+    events.close()
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    held_out = collect(config.source_specs(), crop=48, validation=2, validation_crop=32).held.clean.pictures
+    changed = next(p for p in find_pictures(other) if p.name not in [held.name for held in held_out])
+    pixels = np.asarray(Image.open(changed)).copy()
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(changed)
+    with pytest.raises(ValueError, match="other training pictures"):
+        iter_train(replace(config, data=str(other)), resume=True)
+    assert next(iter_train(replace(config, card={"licence": "CC0-1.0"}), resume=True)).step == 2
+
+
+def test_a_state_from_before_digests_is_resumed(pictures, tmp_path, settings, batches):
+    config = settings(pictures, tmp_path)
+    run = run_module.Run(config)
+    run.advance(batches(pictures, config))
+    state.save_state(run)
+    path = tmp_path / state.STATE
+    with safe_open(path, framework="pt") as file:
+        saved = json.loads(file.metadata()["state"])
+    for name in ("data", "steps", "groups", "best", "stale", "stopped"):
+        del saved[name]
+    for name in ("groups", "patience", "recipe", "sources"):
+        del saved["config"][name]
+    checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(saved)})
+    assert next(iter_train(config, resume=True)).step == 2

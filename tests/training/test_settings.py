@@ -1,0 +1,116 @@
+"""Settings: a file and keywords are the same, and every wrong value is refused by name."""
+
+import json
+import math
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from napari_dmgn.model.config import PRESETS
+from napari_dmgn.training import TrainConfig
+
+
+def test_settings_file_and_keywords_are_the_same_thing(tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text(
+        'data = "pictures"\nsteps = 40\nphases = [[0.5, 32, 2], [1.0, 48, 1]]\n'
+        "[network]\nwidth = 64\n[degradation]\nlight = 1\nheavy = 0.5\n[losses]\nnoise = 0.3\n"
+    )
+    config = TrainConfig.from_file(path, steps=50)
+    wanted = TrainConfig(
+        data="pictures",
+        steps=50,
+        phases=((0.5, 32, 2), (1.0, 48, 1)),
+        network={"width": 64},
+        degradation={"light": 1, "heavy": 0.5},
+        losses={"noise": 0.3},
+    )
+    assert config == wanted
+    assert TrainConfig(**json.loads(json.dumps(config.to_dict()))) == wanted
+    assert config.network_config() == replace(PRESETS["compact"], width=64)
+    assert config.loss_weights().noise == 0.3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = ", "cannot read training settings"),
+        ("steps = 5", "lack data"),
+        ('data = "x"\nstep = 5', r"unknown training settings \['step'\]"),
+        ('data = "x"\n[network]\nwidht = 5', r"unknown network settings \['widht'\]"),
+        ('data = "x"\n[losses]\nl1 = 5', r"unknown loss settings \['l1'\]"),
+        ('data = "x"\n[degradation]\nsnow = 1', r"unknown degradation settings \['snow'\]"),
+    ],
+)
+def test_wrong_settings_files_are_refused_in_one_line(text, message, tmp_path):
+    path = tmp_path / "train.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        TrainConfig.from_file(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_settings_files_are_refused(tmp_path):
+    (tmp_path / "latin.toml").write_bytes(b'data = "\xe9"')
+    for name in ("missing.toml", "latin.toml", "."):
+        with pytest.raises(ValueError, match="cannot read training settings"):
+            TrainConfig.from_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("task", ["snow", None, 3]),
+        ("degradation_kind", ["snow", "", 3]),
+        ("recipe", ["slow", None, []]),
+        ("adversarial", ["gan", None]),
+        ("optimiser", ["sgd", None]),
+        ("muon_rate", [0, "x"]),
+        ("spectral_norm", ["yes", 0]),
+        ("compile", ["yes", 1, None]),
+        ("discriminator_rate", [0, "x"]),
+        ("discriminator_width", [0, 1.5]),
+        ("groups", [0, 3, "x"]),
+        ("minutes", [0, -1, "x", math.inf]),
+        ("patience", [-1, 1.5, "x"]),
+        ("rescale", [(1, 0.5), (0, 1), (1,), 2, "ab"]),
+        ("freeze", ["head", 3, [3], [""]]),
+        ("data", ["", 3]),
+        ("depth", ["", 3]),
+        ("features", ["", 3]),
+        ("start", ["", 3]),
+        ("sources", [{"clean": "x"}, ["x"], [{}], [{"input": "x"}], [{"clean": "x", "input": "y", "background": "z"}]]),
+        ("sources", [[{"clean": "x", "weight": 0}], [{"clean": "x", "match": "like"}], [{"folder": "x"}], "x"]),
+        ("validation", ["x", {"folder": "x"}, {"clean": 3}]),
+        ("preset", ["huge", "paper"]),
+        ("network", [{"width": 0}, {"width": "32"}, {"branch_widths": 3}, "wide", 5]),
+        ("degradation", [{"light": -1}, {"light": 0, "heavy": 0, "none": 0}, {"light": "much"}, "light"]),
+        ("losses", [{"noise": -1}, {"noise": "x"}, {"noise": math.nan}, {"noise_map_scale": 0}, 3]),
+        ("steps", [0, -1, 1.5, "many", True, None]),
+        ("phases", [[], [[0.5, 32, 2]], [[1.0, 32, 2], [0.5, 32, 2]], [[1.0, 32]], [[1.0, 0, 2]], [[1.0, 32, 0]]]),
+        ("phases", [[["a", 32, 2]], [[1.0, 32.5, 2]], 5, [5], None]),
+        ("learning_rate", [0, -1e-3, "fast", math.nan, math.inf]),
+        ("final_rate", [-0.1, 2, "low"]),
+        ("warmup", [-0.1, 1.5, "short"]),
+        ("betas", [(0.9,), (0.9, 1.0), (0.9, "x"), 0.9]),
+        ("weight_decay", [-1, "x"]),
+        ("ema", [1, -0.1, "x"]),
+        ("clip", [0, "x"]),
+        ("seed", [-1, 1.5, "x", 2**64]),
+        ("validation_pictures", [0, 1.5]),
+        ("validation_crop", [0, "x"]),
+        ("validate_every", [0, 2.5]),
+        ("save_minutes", [-1, "x"]),
+        ("half", ["yes", 1]),
+        ("card", [3, "text", ["licence"], {"task": "haze"}, {"scores": {}}]),
+        ("card", [{"when": date(2026, 1, 1)}, {"x": math.nan}]),
+    ],
+)
+def test_wrong_values_are_refused_by_name(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=r"wanted|unknown|cannot") as caught:
+            TrainConfig(**{"data": "x", name: value})
+        assert "\n" not in str(caught.value)
+        names = (name, "network setting", "source", "match", "loss", "noise_map_scale")
+        assert any(word in str(caught.value) for word in names)
