@@ -96,15 +96,33 @@ class FakeRestore:
             noise_map=np.full(pixels, 0.25, np.float32),
             coarse=image,
             provenance={"task": task, "model": "fake", "device": "cpu", "seconds": 0.5},
+            masks={"background/1": self._mask(image, settings)} if settings["masks"] else None,
         )
+
+    def _mask(self, image, settings):
+        *frames, height, width = image.shape[:-1] if settings["rgb"] else image.shape
+        return np.full((*frames, -(-height // 4), -(-width // 4)), 0.5, np.float32)
+
+
+@pytest.fixture(autouse=True)
+def own_files(monkeypatch, tmp_path):
+    """No test reads or writes the user's cache, or the preferences of a napari in use."""
+    pytest.importorskip("napari")
+    from napari_dmgn.plugin import estimate, preferences
+
+    monkeypatch.setattr(estimate, "speed_file", lambda: tmp_path / "cache" / "speed.json")
+    read = preferences._read
+    monkeypatch.setattr(preferences, "_read", preferences.Preferences)
+    return read
 
 
 @pytest.fixture
 def fake_restore(monkeypatch):
-    from napari_dmgn import api
+    from napari_dmgn import api, zoo
 
     fake = FakeRestore(api)
     monkeypatch.setattr(api, "iter_restore", fake)
+    monkeypatch.setattr(zoo, "load_model", lambda *_, **__: None)
     yield fake
     fake.release(1000)
 

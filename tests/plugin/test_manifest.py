@@ -1,5 +1,6 @@
 """What napari reads: the manifest, its menus, and the commands behind them."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def test_every_contribution_names_a_command(manifest):
     known = {command.id for command in manifest.contributions.commands}
     used = {widget.command for widget in manifest.contributions.widgets}
     used |= {sample.command for sample in manifest.contributions.sample_data}
+    used |= {writer.command for writer in manifest.contributions.writers}
     menus = manifest.contributions.menus
     used |= {item.command for items in menus.values() for item in items if hasattr(item, "command")}
     assert used == known
@@ -70,9 +72,17 @@ def entries(menu):
 
 def test_layers_filter_menu_opens_the_widget_and_removes_rain(viewer, models, fake_restore, qtbot):
     submenu = entries(viewer.window.layers_menu)["Filter"]["Restore background"]
-    restore, remove = (action for text, action in submenu.items() if text)
-    assert restore.text() == "Restore background (DMGN)"
-    assert remove.text() == "Remove rain (DMGN)"
+    assert sorted(text.removesuffix(" (DMGN)") for text in submenu if text) == [
+        "Compare",
+        "Fine-tune model",
+        "Masks",
+        "Remove haze",
+        "Remove rain",
+        "Remove reflections",
+        "Restore background",
+        "Save layer as OME-TIFF or OME-Zarr",
+    ]
+    restore, remove = submenu["Restore background (DMGN)"], submenu["Remove rain (DMGN)"]
     assert not remove.isEnabled()
 
     restore.trigger()
@@ -120,7 +130,7 @@ def run_remove_rain():
 
 
 def finish(qtbot):
-    from napari_dmgn.plugin.worker import RestoreJob
+    from napari_dmgn.plugin.job import RestoreJob
 
     qtbot.waitUntil(lambda: RestoreJob.current is None)
 
@@ -149,7 +159,9 @@ def test_remove_rain_says_what_is_missing(viewer, models, fake_restore, qtbot, m
     viewer.add_image(np.zeros((24, 32)), name="gray")
     models.found.clear()
     run_remove_rain()
-    assert shown.pop() == ("show_warning", "This installation has no model for rain.")
+    kind, text = shown.pop()
+    assert kind == "show_warning"
+    assert text.startswith("No model for rain is installed. Put its .safetensors file into ")
     assert not fake_restore.calls
 
 
@@ -167,13 +179,64 @@ def test_remove_rain_clicked_twice_and_failing(viewer, models, fake_restore, qtb
     assert len(fake_restore.calls) == 1
 
 
-@pytest.mark.parametrize("key", ["light-rain", "heavy-rain"])
-def test_samples_open(npe2pm, manifest, key):
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("light-rain", "rainy cat"),
+        ("heavy-rain", "rainy astronaut"),
+        ("haze", "hazy rocket"),
+        ("reflection", "coffee behind glass"),
+        ("striped-cells", "striped cells"),
+    ],
+)
+def test_samples_open(npe2pm, manifest, key, name):
     from napari.components import ViewerModel
 
     npe2pm.register(manifest)
     viewer = ViewerModel()
     (layer,) = viewer.open_sample("napari-dmgn", key)
-    assert layer.rgb
-    assert layer.data.dtype == np.uint8
-    assert layer.name.startswith("rainy ")
+    assert layer.name == name
+    if key == "striped-cells":
+        assert (layer.ndim, layer.rgb, layer.data.dtype) == (3, False, np.uint16)
+        np.testing.assert_array_equal(layer.scale, (2, 0.5, 0.5))
+        assert str(layer.units[0]) == "micrometer"
+    else:
+        assert (layer.rgb, layer.data.dtype) == (True, np.uint8)
+
+
+def test_quick_command_takes_a_model_that_comes_later(viewer, models, fake_restore, qtbot, monkeypatch):
+    from napari._app_model import get_app_model
+
+    shown = notifications(monkeypatch)
+    viewer.add_image(np.zeros((24, 32)), name="gray")
+    command = get_app_model().commands.execute_command
+    command("napari-dmgn.remove_haze").result()
+    assert "No model for haze is installed" in shown.pop()[1]
+    models.found.append(dataclasses.replace(models.info, name="mine", task="haze", shipped=False))
+    command("napari-dmgn.remove_haze").result()
+    finish(qtbot)
+    assert fake_restore.calls[0][1] == "haze"
+    assert "gray background" in viewer.layers
+
+
+def test_save_command_writes_pixel_size_and_units(viewer, qtbot, monkeypatch, tmp_path):
+    from napari._app_model import get_app_model
+    from qtpy.QtWidgets import QFileDialog
+    from tifffile import TiffFile
+
+    shown = notifications(monkeypatch)
+    path = tmp_path / "cells"
+    answer = (str(path), "OME-TIFF (*.ome.tif)")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: answer)
+    viewer.add_image(np.ones((8, 9), np.uint16), name="a", scale=(0.5, 0.25), units=("um", "um"), translate=(1, 0))
+    get_app_model().commands.execute_command("napari-dmgn.save_layer").result()
+    qtbot.waitUntil(lambda: bool(shown))
+    assert shown[0][1].startswith(f"Saved 'a' as {path}.ome.tif. The file does not hold the layer's translation.")
+    written = Path(f"{path}.ome.tif").stat().st_mtime_ns
+    get_app_model().commands.execute_command("napari-dmgn.save_layer").result()  # the dialog asked about "cells" only
+    qtbot.waitUntil(lambda: len(shown) > 1)
+    assert f"{path}.ome.tif exists" in shown[1][1]
+    assert Path(f"{path}.ome.tif").stat().st_mtime_ns == written
+    with TiffFile(f"{path}.ome.tif") as file:
+        assert 'PhysicalSizeX="0.25"' in file.ome_metadata
+        assert 'PhysicalSizeYUnit="µm"' in file.ome_metadata

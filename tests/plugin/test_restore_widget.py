@@ -20,7 +20,7 @@ def cat():
 @pytest.fixture
 def open_widget(viewer, models, fake_restore, qtbot):
     """Open the widget through the manifest; end whatever it left running."""
-    from napari_dmgn.plugin.worker import RestoreJob
+    from napari_dmgn.plugin.job import RestoreJob
 
     def open_it():
         _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
@@ -38,7 +38,7 @@ def press(qtbot, button):
 
 
 def finish(qtbot, timeout=5000):
-    from napari_dmgn.plugin.worker import RestoreJob
+    from napari_dmgn.plugin.job import RestoreJob
 
     qtbot.waitUntil(lambda: RestoreJob.current is None, timeout=timeout)
     qtbot.wait(10)
@@ -70,7 +70,7 @@ def test_restore_adds_three_aligned_layers(viewer, open_widget, fake_restore, qt
     assert widget.restore_button.isEnabled()
     assert not widget.cancel_button.isEnabled()
     ((image, task, settings),) = fake_restore.calls
-    assert image is cat
+    np.testing.assert_array_equal(image, cat)
     assert task == "rain"
     assert settings["rgb"] is True
     assert (settings["device"], settings["precision"], settings["tile"]) == ("auto", "auto", "auto")
@@ -175,6 +175,10 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
         "device": "cpu",
         "precision": "float32",
         "tile": None,
+        "halo": "exact",
+        "dtype": "same",
+        "masks": False,
+        "intensity_range": "auto",
     }
     assert names(viewer) == ["gray", "gray noise map", "gray background"]
 
@@ -360,7 +364,7 @@ def test_card_of_other_origin_is_shown_too(open_widget, models, card):
     models.found[:] = [dataclasses.replace(models.info, name="mine", card=card, shipped=False, parameters=2100)]
     widget = open_widget()
     assert widget.model_box.currentText() == "mine"
-    assert widget.model_note.text() == "Removes rain. 3 thousand parameters."
+    assert widget.model_note.text() == "Removes rain. 3 thousand parameters."  # of a file that is gone: no sha256
 
 
 def test_long_names_are_wrapped_not_cut(open_widget, fake_restore, qtbot, viewer, cat):
@@ -379,3 +383,283 @@ def test_fits_a_small_laptop(viewer, open_widget):
     hint = widget.minimumSizeHint()
     assert hint.width() <= widget.minimumWidth() <= 320
     assert hint.height() <= 400
+
+
+def test_restored_whole_and_by_a_rectangle_lies_on_the_layer(viewer, open_widget, fake_restore, qtbot):
+    placed = {
+        "scale": (0.5, 2.0),
+        "translate": (10.0, -3.5),
+        "rotate": 33.0,
+        "shear": (0.4,),
+        "affine": [[1.1, 0.2, 5.0], [-0.1, 0.9, -7.0], [0.0, 0.0, 1.0]],
+        "units": ("um", "um"),
+        "axis_labels": ("down", "right"),
+    }
+    image = np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8)
+    source = viewer.add_image(image, name="a", **placed)
+    corners = [source.data_to_world(c) for c in ((9.5, 4.5), (9.5, 30.5), (29.5, 30.5), (29.5, 4.5))]
+    viewer.add_shapes(np.array(corners), shape_type="polygon", units=("um", "um"))
+    viewer.layers.selection.active = source
+    widget = open_widget()
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    widget.form.region_box.setCurrentText("Shapes rectangle")
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert fake_restore.calls[1][0].shape == (20, 26)
+    added = [layer for layer in viewer.layers if "napari_dmgn" in layer.metadata]
+    assert len(added) == 6
+    for layer, offset in zip(added, [(0, 0)] * 3 + [(10, 5)] * 3, strict=True):
+        for pixel in ((0, 0), (7, 3), (19, 25)):
+            expected = source.data_to_world(np.add(pixel, offset))
+            np.testing.assert_allclose(layer.data_to_world(pixel), expected, atol=1e-6, rtol=0)
+        assert (layer.units, layer.axis_labels) == (source.units, source.axis_labels)
+    np.testing.assert_array_equal(added[-1].data, image[10:30, 5:31] // 2)
+
+
+def test_visible_window_is_what_the_canvas_shows(make_napari_viewer, npe2pm, manifest, models, fake_restore, qtbot):
+    npe2pm.register(manifest)
+    viewer = make_napari_viewer(show=True)
+    image = np.random.default_rng(0).integers(0, 256, (3, 200, 300), np.uint8)
+    viewer.add_image(image, name="a")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    viewer.dims.set_point(0, 2)
+    camera = viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+    camera.center, camera.zoom = (100, 150), 40
+    qtbot.wait(100)
+    widget.form.region_box.setCurrentText("Visible window")
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    layer = viewer.layers["a background"]
+    _, rows, columns = layer.data.shape
+    assert layer.data.shape[0] == 1
+    assert 0 < rows < 60
+    assert 0 < columns < 60
+    z, top, left = np.round(layer.translate).astype(int)
+    assert (z, top + rows // 2, left + columns // 2) == pytest.approx((2, 100, 150), abs=2)
+    np.testing.assert_array_equal(layer.data, image[2:3, top : top + rows, left : left + columns] // 2)
+
+
+def test_level_of_a_pyramid(viewer, open_widget, fake_restore, qtbot):
+    full = np.zeros((64, 80), np.uint8)
+    viewer.add_image([full, full[::2, ::2]], multiscale=True, name="p")
+    widget = open_widget()
+    assert widget.form.level_box.isVisibleTo(widget)
+    assert [widget.form.level_box.itemText(i) for i in range(2)] == ["0: 80 × 64", "1: 40 × 32"]
+    widget.form.level_box.setCurrentIndex(1)
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert fake_restore.calls[0][0].shape == (32, 40)
+    np.testing.assert_array_equal(viewer.layers["p background"].scale, (2, 2))
+    viewer.add_image(full)
+    assert not widget.form.level_box.isVisibleTo(widget)
+
+
+def test_stop_a_stack_and_resume_it(viewer, open_widget, fake_restore, qtbot):
+    stack = np.random.default_rng(0).integers(0, 256, (4, 400, 360), np.uint8)
+    viewer.add_image(stack, name="s")
+    widget = open_widget()
+    assert not widget.resume_button.isVisibleTo(widget)
+    fake_restore.gated, fake_restore.tiles = True, 2
+    press(qtbot, widget.restore_button)
+    fake_restore.release(5)
+    qtbot.waitUntil(lambda: "frame 3 of 4" in widget.status.text(), timeout=20_000)
+    press(qtbot, widget.cancel_button)
+    fake_restore.release(5)
+    finish(qtbot)
+    assert "Stopped: 2 of 4 frames of 's' are done" in widget.status.text()
+    partial = viewer.layers["s background"]
+    np.testing.assert_array_equal(partial.data[:2], stack[:2] // 2)
+    assert not partial.data[2:].any()
+
+    fake_restore.gated = False
+    press(qtbot, widget.resume_button)
+    finish(qtbot)
+    assert len(fake_restore.calls) == 5  # two frames, one that was stopped, and two more
+    np.testing.assert_array_equal(viewer.layers["s background"].data, stack // 2)
+    assert names(viewer) == ["s", "s noise map", "s noise", "s background"]
+    assert not widget.resume_button.isVisibleTo(widget)
+
+
+def test_a_frame_that_fails_leaves_those_before_it(viewer, open_widget, fake_restore, qtbot):
+    stack = np.random.default_rng(0).integers(0, 256, (3, 400, 360), np.uint8)
+    viewer.add_image(stack, name="s")
+    widget = open_widget()
+    fake_restore.gated, fake_restore.tiles = True, 2
+    press(qtbot, widget.restore_button)
+    fake_restore.release(3)
+    qtbot.waitUntil(lambda: "frame 2 of 3" in widget.status.text(), timeout=20_000)
+    fake_restore.error, fake_restore.error_at = OSError("the card is gone"), 1
+    fake_restore.release(5)
+    finish(qtbot)
+    assert widget.status.text().startswith("Frame 2 failed: the card is gone\nStopped: 1 of 3 frames")
+    np.testing.assert_array_equal(viewer.layers["s background"].data[:1], stack[:1] // 2)
+    assert widget.resume_button.isVisibleTo(widget)
+
+
+def test_layer_renamed_and_changed_during_the_run(viewer, open_widget, fake_restore, qtbot, cat):
+    layer = viewer.add_image(cat, rgb=True, name="cat", scale=(3, 4))
+    widget = open_widget()
+    fake_restore.gated = True
+    press(qtbot, widget.restore_button)
+    qtbot.waitUntil(fake_restore.started.is_set)
+    layer.name, layer.scale, layer.data = "dog", (1, 1), cat[:5, :5]
+    fake_restore.release(3)
+    finish(qtbot)
+    assert names(viewer) == ["dog", "cat noise map", "cat noise", "cat background"]
+    np.testing.assert_array_equal(viewer.layers[-1].data, cat // 2)
+    np.testing.assert_array_equal(viewer.layers[-1].scale, (3, 4))
+
+
+def test_empty_layer(viewer, open_widget, fake_restore, qtbot):
+    viewer.add_image(np.zeros((0, 4, 5)), name="nothing", contrast_limits=(0, 1))
+    widget = open_widget()
+    press(qtbot, widget.restore_button)
+    assert "'nothing' is empty: its shape is (0, 4, 5)." in widget.status.text()
+    assert not fake_restore.calls
+
+
+def test_missing_models_folder(viewer, qtbot, tmp_path, monkeypatch, cat):
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", str(tmp_path / "no" / "such"))
+    viewer.add_image(cat, rgb=True)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    assert widget.model_box.currentText() == "rain (shipped)"
+
+
+def test_nothing_is_left_behind(viewer, open_widget, fake_restore, qtbot, cat):
+    from napari.utils.progress import progress
+    from qtpy.QtCore import QThreadPool
+
+    viewer.add_image(cat, rgb=True)
+    widget = open_widget()
+    for error in (None, RuntimeError("broken")):
+        fake_restore.error, fake_restore.error_at = error, 1
+        press(qtbot, widget.restore_button)
+        finish(qtbot)
+    assert not progress._all_instances
+    # napari's pool keeps its thread for the next run; nobody else holds one.
+    assert QThreadPool.globalInstance().activeThreadCount() == 0
+
+
+def test_input_unlike_the_training_data_is_noted(viewer, open_widget, fake_restore, qtbot, cat):
+    viewer.add_image(cat // 30, rgb=True, name="night")
+    widget = open_widget()
+    assert "very dark" in widget.form.input_note.text()
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert "very dark" in widget.status.text()
+    assert viewer.layers["night background"].metadata["napari_dmgn"]["unlike"]
+
+
+def test_copy_buttons(viewer, open_widget, qtbot, cat):
+    from qtpy.QtGui import QGuiApplication
+
+    viewer.add_image(cat, rgb=True, name="cat")
+    widget = open_widget()
+    press(qtbot, widget.bar.python_button)
+    assert "layer = viewer.layers['cat']" in QGuiApplication.clipboard().text()
+    press(qtbot, widget.bar.command_button)
+    assert QGuiApplication.clipboard().text().startswith("napari-dmgn restore IMAGE.tif -o restored --task rain")
+    assert "save it first" in widget.status.text()
+    viewer.layers.clear()
+    press(qtbot, widget.bar.python_button)
+    assert "No image layer is selected" in widget.status.text()
+
+
+def test_card_button(open_widget, models, qtbot):
+    from qtpy.QtWidgets import QPlainTextEdit
+
+    widget = open_widget()
+    press(qtbot, widget.form.card_button)
+    text = widget.form.card_dialog.findChild(QPlainTextEdit).toPlainText()
+    for part in ("task: rain", "sha256: ", "light output: 36.0", "        snow"):
+        assert part in text or part.strip() in text
+    widget.form.card_dialog.close()
+
+
+def test_measure_button_tells_how_long_it_will_take(viewer, qtbot, tiny_checkpoint, tmp_path, monkeypatch, cat):
+    from napari_dmgn.plugin import restore_widget
+    from napari_dmgn.plugin.job import RestoreJob
+
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", str(tiny_checkpoint.parent))
+    viewer.add_image(cat, rgb=True, name="cat")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    widget.model_box.setCurrentText("tiny")
+    assert "not known yet" in widget.bar.estimate.text()
+    assert widget.bar.measure_button.isVisibleTo(widget)
+    spared = []
+    real = restore_widget.spare_core
+    monkeypatch.setattr(restore_widget, "spare_core", lambda: spared.append("core") or real())
+    press(qtbot, widget.bar.measure_button)
+    assert not widget.restore_button.isEnabled()
+    assert not widget.resume_button.isEnabled()
+    widget.restore()
+    assert RestoreJob.current is None
+    qtbot.waitUntil(lambda: widget.bar.estimate.text().startswith("About 1 s and "), timeout=20_000)
+    assert not widget.bar.measure_button.isVisibleTo(widget)
+    assert widget.restore_button.isEnabled()
+    assert spared == ["core"]
+
+
+def test_advanced_settings_reach_the_run(
+    viewer, open_widget, models, fake_restore, qtbot, tmp_path, monkeypatch, cat
+):
+    from qtpy.QtWidgets import QFileDialog
+
+    from napari_dmgn import zoo
+
+    pytest.importorskip("zarr")
+    models.info.path.write_bytes(b"weights")
+    monkeypatch.setattr(zoo, "find_model", lambda _: models.info)
+    viewer.add_image(cat, rgb=True, name="cat")
+    widget = open_widget()
+    box = widget.form.advanced_box
+    box.halo_box.setCurrentText("32 pixels (approximate)")
+    assert not box.halo_box.isEnabled()  # strips need none
+    assert box.values()["halo"] == "exact"
+    box.tile_box.setCurrentText("128 × 128 pixels")
+    assert box.halo_box.isEnabled()
+    box.type_box.setCurrentText("Float (float32)")
+    box.range_box.setCurrentText("From … to …")
+    box.low_edit.setText("3")
+    box.high_edit.setText("2")
+    press(qtbot, widget.restore_button)
+    assert "The range under Advanced is '3' to '2'" in widget.status.text()
+    box.high_edit.setText("200.5")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "out"), ""))
+    box.place_box.setCurrentIndex(1)
+    box.place_box.activated.emit(1)
+    assert box.place_box.currentText() == "Store out.zarr"
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    settings = fake_restore.calls[0][2]
+    assert (settings["tile"], settings["halo"]) == (128, 32)
+    assert (settings["dtype"], settings["intensity_range"]) == ("float32", (3.0, 200.5))
+    assert (tmp_path / "out.zarr").is_dir()
+    assert viewer.layers["cat background"].metadata["napari_dmgn"]["store"] == str(tmp_path / "out.zarr")
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert "out.zarr exists" in widget.status.text()
+
+
+def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, monkeypatch, tmp_path):
+    from napari.settings import get_plugin_settings
+
+    from napari_dmgn import zoo
+    from napari_dmgn.plugin import preferences
+
+    monkeypatch.setattr(preferences, "_read", own_files)
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", "/elsewhere")
+    npe2pm.register(manifest)
+    page = get_plugin_settings("napari-dmgn").restore
+    assert preferences.preferences() == preferences.Preferences()  # the manifest's defaults
+    page.device, page.tile, page.output_type, page.keep_model = "cpu", "256", "float32", False
+    found = preferences.preferences()
+    assert (found.device, found.tile_setting(), found.output_type, found.keep_model) == ("cpu", 256, "float32", False)
+    assert str(zoo.models_folder()) == "/elsewhere"
+    page.models_folder = str(tmp_path)
+    preferences.preferences()
+    assert zoo.models_folder() == tmp_path
+    page.models_folder = ""
+    preferences.preferences()
+    assert zoo.models_folder() != tmp_path

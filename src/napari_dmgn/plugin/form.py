@@ -5,9 +5,29 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import QComboBox, QFrame, QLabel, QScrollArea, QSizePolicy, QWidget
+
+
+class DockedWidget(QWidget):
+    """A widget that is told when the dock around it is closed; hidden is not closed."""
+
+    _docked = False
+
+    def event(self, event: QEvent) -> bool:
+        """Close down when the dock lets go of this widget."""
+        if event.type() == QEvent.Type.ParentChange:
+            if self.parent() is not None:
+                self._docked = True
+            elif self._docked:
+                self._docked = False
+                self._close_down()
+        return bool(super().event(event))
+
+    def _close_down(self) -> None:
+        """Stop what runs and put the viewer back; a widget's own."""
+        raise NotImplementedError
 
 
 class FormArea(QScrollArea):
@@ -49,6 +69,13 @@ def combo(tip: str, choices: list[Any] | None = None) -> QComboBox:
 def choice(box: QComboBox, choices: list[Any]) -> Any:
     """Return the value of the chosen row."""
     return choices[box.currentIndex()][1]
+
+
+def select(box: QComboBox, choices: list[Any], value: object) -> None:
+    """Choose the row of a value, if there is one."""
+    for index, (_, known) in enumerate(choices):
+        if known == value:
+            box.setCurrentIndex(index)
 
 
 def refill(box: QComboBox, labels: list[str], otherwise: str) -> None:

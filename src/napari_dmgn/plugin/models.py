@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from napari_dmgn import zoo
@@ -24,7 +26,49 @@ def model_summary(model: zoo.ModelInfo) -> str:
         lines.append(f"PSNR on pictures it had not seen: {', '.join(gains)}.")
     if limits := model.card.get("not_trained_for"):
         lines.append(f"Not trained for {_text(limits)}.")
+    if digest := _sha256(model):
+        lines.append(f"sha256 {digest[:12]}…")
     return "\n".join(lines)
+
+
+def model_card(model: zoo.ModelInfo) -> str:
+    """Write out all that a model's file says about it."""
+    about = {
+        "name": model.name,
+        "task": model.task,
+        "file": str(model.path),
+        "bytes": model.bytes,
+        "sha256": _sha256(model) or "the file cannot be read",
+        "parameters": model.parameters,
+    }
+    return "\n".join([*_lines(about), "", "Card", *_lines(model.card), "", "Network", *_lines(model.config)])
+
+
+def _sha256(model: zoo.ModelInfo) -> str:
+    try:
+        status = model.path.stat()
+        return _digest(model.path, status.st_mtime_ns, status.st_size)
+    except OSError:  # removed since the list was read
+        return ""
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, changed: int, size: int) -> str:
+    """Hash a file; lists are read often, so the time and size stand for the content."""
+    return zoo.find_model(path).sha256
+
+
+def _lines(mapping: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
+    for key, value in mapping.items():
+        head = f"{'    ' * indent}{key}:"
+        if isinstance(value, Mapping):
+            yield head
+            yield from _lines(value, indent + 1)
+        elif isinstance(value, list | tuple) and any(isinstance(item, str) for item in value):
+            yield head
+            yield from (f"{'    ' * (indent + 1)}{item}" for item in value)
+        else:
+            yield f"{head} {value}"
 
 
 def models_problem(*, none: bool) -> str | None:

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from napari.layers import Image
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QFormLayout,
-    QHBoxLayout,
-    QProgressBar,
-    QPushButton,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from napari.qt.threading import create_worker
+from qtpy.QtGui import QEnterEvent, QGuiApplication, QShowEvent
+from qtpy.QtWidgets import QVBoxLayout
 
 from napari_dmgn import zoo
-from napari_dmgn.plugin.form import FormArea, breakable, choice, combo, note, refill
-from napari_dmgn.plugin.layers import OUTPUTS, TITLES, add_layers, capture, size_warning, why_not
-from napari_dmgn.plugin.models import model_label, model_summary, models_problem
-from napari_dmgn.plugin.worker import BUSY, Cancelled, Failed, Outcome, Request, RestoreJob
+from napari_dmgn.plugin import conservation, estimate, likeness, recipe
+from napari_dmgn.plugin.form import DockedWidget, FormArea, refill
+from napari_dmgn.plugin.job import BUSY, RestoreJob
+from napari_dmgn.plugin.models import models_problem
+from napari_dmgn.plugin.preferences import preferences
+from napari_dmgn.plugin.regions import region
+from napari_dmgn.plugin.restore_form import RestoreForm
+from napari_dmgn.plugin.results import MASKS_KEY, add_layers
+from napari_dmgn.plugin.run_bar import RunBar
+from napari_dmgn.plugin.source import capture, why_not
+from napari_dmgn.plugin.worker import (
+    Cancelled,
+    Failed,
+    Outcome,
+    Request,
+    Restored,
+    Unfinished,
+    explain,
+    seconds_left,
+    spare_core,
+)
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -31,137 +41,78 @@ if TYPE_CHECKING:
 
     from napari_dmgn.api import RestoreEvent
 
-_GPU = [("Apple GPU (MPS)", "mps")] if sys.platform == "darwin" else [("NVIDIA or AMD GPU (CUDA)", "cuda")]
-DEVICES = [("Automatic", "auto"), ("CPU", "cpu"), *_GPU]
-PRECISIONS = [("Automatic", "auto"), ("Full (float32)", "float32"), ("Fast (bfloat16)", "bf16")]
-TILES: list[tuple[str, str | int | None]] = [
-    ("Automatic", "auto"),
-    ("Whole image", None),
-    *((f"{side} × {side} pixels", side) for side in (128, 256, 512, 1024, 2048)),
-]
 
-
-class RestoreWidget(QWidget):
+class RestoreWidget(DockedWidget):
     """Restore the background of an image layer and add the results as layers."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
         self._layers: list[Image] = []
-        self._models: list[zoo.ModelInfo] = []
         self._job: RestoreJob | None = None
+        self._measuring = False
         self._job_layer: Layer | None = None
-        self._docked = False
+        self._unfinished: Unfinished | None = None
+        self._partial: list[Layer] = []
+        self._started = 0.0
+        self._first_done: int | None = None
+        self._folder: object = None
+        self._keep_model = preferences().keep_model
         self._build()
+        self._name_parts()
         self.refresh_models()
         self._follow(napari_viewer.layers, connect=True)
         self._on_layers_changed()
         self._on_active_changed()
 
     def _build(self) -> None:
-        self.layer_box = combo("The image layer to restore. It follows the selection in the layer list.")
-        folder = zoo.models_folder()
-        self.model_box = combo(f"The model to use. Your own files are looked for in {folder}")
-        self.model_box.currentIndexChanged.connect(self._show_model)
-        self.model_note = note()
-        self.output_boxes = {output: QCheckBox(TITLES[output].capitalize()) for output in OUTPUTS}
-        for box, tip in zip(self.output_boxes.values(), _OUTPUT_TIPS, strict=True):
-            box.setChecked(True)
-            box.setToolTip(tip)
-
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Layer", self.layer_box)
-        form.addRow("Model", self.model_box)
-        form.addRow(self.model_note)
-        for label, box in zip(("Add layers", "", ""), self.output_boxes.values(), strict=True):
-            form.addRow(label, box)
-        inner = QWidget()
-        column = QVBoxLayout(inner)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addLayout(form)
-        column.addWidget(self._build_advanced())
-        self._area = FormArea(inner)
-
+        self.form, self.bar = RestoreForm(preferences()), RunBar()
+        self._area = FormArea(self.form)
         layout = QVBoxLayout(self)
         layout.addWidget(self._area)
-        layout.addLayout(self._build_controls())
+        layout.addWidget(self.bar)
         layout.addStretch()
         # The dock's title fits too.
         self.setMinimumWidth(320)
+        self.form.changed.connect(self._on_choice)
+        self.form.resized.connect(self._area.updateGeometry)
+        self.form.layer_box.currentIndexChanged.connect(self._on_layer_chosen)
+        self.bar.restore_button.clicked.connect(self.restore)
+        self.bar.cancel_button.clicked.connect(self.cancel)
+        self.bar.resume_button.clicked.connect(self.resume)
+        self.bar.measure_button.clicked.connect(self.measure)
+        self.bar.python_button.clicked.connect(self.copy_python)
+        self.bar.command_button.clicked.connect(self.copy_command)
 
-    def _build_advanced(self) -> QWidget:
-        self.advanced_button = QToolButton()
-        self.advanced_button.setText("Advanced")
-        self.advanced_button.setCheckable(True)
-        self.advanced_button.setAutoRaise(True)
-        self.advanced_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.advanced_button.setArrowType(Qt.ArrowType.RightArrow)
-        self.device_box = combo("Where to compute. Automatic takes a CUDA GPU where there is one.", DEVICES)
-        self.precision_box = combo("Automatic takes bfloat16 where the hardware is fast at it.", PRECISIONS)
-        self.tile_box = combo("Smaller tiles need less memory. The result is the same.", TILES)
-        self.advanced = QWidget()
-        form = QFormLayout(self.advanced)
-        form.setContentsMargins(12, 0, 0, 0)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Device", self.device_box)
-        form.addRow("Precision", self.precision_box)
-        form.addRow("Tiles", self.tile_box)
-        self.advanced.setVisible(False)
-        self.advanced_button.toggled.connect(self._show_advanced)
-        holder = QWidget()
-        column = QVBoxLayout(holder)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.advanced_button)
-        column.addWidget(self.advanced)
-        return holder
+    def _name_parts(self) -> None:
+        """Give the parts that people and tests press short names."""
+        form, bar, advanced = self.form, self.bar, self.form.advanced_box
+        self.layer_box, self.model_box, self.model_note = form.layer_box, form.model_box, form.model_note
+        self.output_boxes = form.output_boxes
+        self.advanced_button, self.advanced = advanced.button, advanced.settings
+        self.device_box, self.precision_box, self.tile_box = (
+            advanced.device_box,
+            advanced.precision_box,
+            advanced.tile_box,
+        )
+        self.restore_button, self.cancel_button, self.resume_button = (
+            bar.restore_button,
+            bar.cancel_button,
+            bar.resume_button,
+        )
+        self.progress_bar, self.status = bar.progress_bar, bar.status
 
-    def _build_controls(self) -> QVBoxLayout:
-        self.restore_button = QPushButton("Restore")
-        self.restore_button.clicked.connect(self.restore)
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setEnabled(False)
-        self.cancel_button.clicked.connect(self.cancel)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.restore_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
-        self.progress_bar = QProgressBar()
-        self.progress_bar.setVisible(False)
-        self.status = note()
-        controls = QVBoxLayout()
-        controls.addLayout(buttons)
-        controls.addWidget(self.progress_bar)
-        controls.addWidget(self.status)
-        return controls
-
-    def _show_advanced(self, shown: bool) -> None:
-        self.advanced.setVisible(shown)
-        arrow = Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow
-        self.advanced_button.setArrowType(arrow)
-        self._area.updateGeometry()
+    # What can be chosen
 
     def refresh_models(self) -> None:
         """Read the list of models anew, keeping the choice."""
-        before = self.model()
-        self._models = list(zoo.list_models())
-        refill(self.model_box, [model_label(model) for model in self._models], "no model installed")
-        for index, model in enumerate(self._models):
-            if before is not None and model.path == before.path:
-                self.model_box.setCurrentIndex(index)
-        self._show_model()
+        self._folder = _models_stamp()
+        self.form.refresh_models()
+        self._show_estimate()
 
     def model(self) -> zoo.ModelInfo | None:
         """Return the chosen model."""
-        index = self.model_box.currentIndex()
-        return self._models[index] if 0 <= index < len(self._models) else None
-
-    def _show_model(self) -> None:
-        model = self.model()
-        parts = [] if model is None else [model_summary(model)]
-        if problem := models_problem(none=model is None):
-            parts.append(problem)
-        self.model_note.setText(breakable("\n".join(parts)))
-        self._area.updateGeometry()
+        return self.form.model()
 
     def _follow(self, layers: Any, *, connect: bool) -> None:
         for emitter in (layers.events.inserted, layers.events.removed, layers.events.reordered):
@@ -182,16 +133,33 @@ class RestoreWidget(QWidget):
         self._layers = [layer for layer in self._viewer.layers if why_not(layer) is None]
         refill(self.layer_box, [layer.name for layer in self._layers], "no image layer")
         self._choose(before)
-        self._hint()
+        self._on_layer_chosen()
 
     def _on_active_changed(self, event: object = None) -> None:
         self._choose(self._viewer.layers.selection.active)
-        self._hint()
+        self._on_layer_chosen()
 
     def _choose(self, layer: Layer | None) -> None:
         for index, known in enumerate(self._layers):
             if known is layer or known == layer:
                 self.layer_box.setCurrentIndex(index)
+
+    def _on_layer_chosen(self, index: int = 0) -> None:
+        layer = self.layer()
+        if why_not(layer) is not None:
+            layer = None
+        levels = [] if layer is None or not layer.multiscale else [d.shape[: layer.ndim] for d in layer.data]
+        self.form.show_levels(levels)
+        self._show_looks(layer)
+        self._show_estimate()
+        self._hint()
+
+    def _show_looks(self, layer: Image | None) -> None:
+        """Say in what a picture is unlike the training data; lazy ones are looked at when they are restored."""
+        found: list[str] = []
+        if layer is not None and isinstance(layer.data, np.ndarray):
+            found = likeness.notes(likeness.measure(layer.data, rgb=bool(layer.rgb)))
+        self.form.show_input_note(likeness.sentence(found))
 
     def _hint(self) -> None:
         """Say before any click what a click would do, where that is not plain."""
@@ -199,53 +167,90 @@ class RestoreWidget(QWidget):
             return
         active, layer = self._viewer.layers.selection.active, self.layer()
         if (problem := why_not(layer)) is not None:
-            self._say(problem)
+            self.bar.say(problem)
         elif active is not None and (other := why_not(active)) is not None:
-            self._say(f"{other} Restore would take '{self.layer_box.currentText()}'.")
+            self.bar.say(f"{other} Restore would take '{self.layer_box.currentText()}'.")
         else:
-            self._say("Ready.")
+            self.bar.say("Ready.")
+
+    def _on_choice(self) -> None:
+        self._show_estimate()
+
+    def _show_estimate(self) -> None:
+        if self._job is not None or self._measuring:
+            return
+        try:
+            request = self._request()
+        except ValueError:
+            self.bar.show_estimate("", known=True)
+            return
+        known = estimate.pace(request.model, request.device, request.precision)
+        kept = () if request.store is not None else request.outputs
+        found = estimate.estimate(request.source, kept, request.result_type(), known)
+        self.bar.show_estimate(found.sentence(), known=known is not None)
+
+    def _request(self) -> Request:
+        """Collect the run's settings.
+
+        Raises
+        ------
+        ValueError
+            Something is missing; it says what.
+        """
+        layer, model = self.layer(), self.model()
+        if (problem := why_not(layer)) is not None:
+            raise ValueError(problem)
+        if model is None:
+            raise ValueError(models_problem(none=True) or "No model is installed.")
+        outputs = self.form.outputs()
+        if not outputs:
+            raise ValueError("Choose at least one layer to add: background, noise or noise map.")
+        settings = self.form.advanced_box.values()
+        if settings["store"] is not None and self.form.masks_box.isChecked():
+            raise ValueError("Masks are kept in memory only. Untick them, or choose memory under Advanced.")
+        level = self.form.level()
+        return Request(
+            source=capture(layer, level=level, crop=region(self._viewer, layer, self.form.region(), level)),
+            task=model.task,
+            model=model.path,
+            outputs=outputs,
+            masks=self.form.masks_box.isChecked(),
+            keep_model=self._keep_model,
+            **settings,
+        )
+
+    # What can be pressed
 
     def restore(self) -> None:
         """Start restoring the chosen layer."""
-        if self._job is not None:
+        if self._job is not None or self._measuring:
             return
-        request = self._request()
-        if isinstance(request, str):
-            self._say(request)
+        try:
+            request = self._request()
+        except ValueError as error:
+            self.bar.say(str(error))
             return
-        job = RestoreJob(request)
+        self._forget_unfinished()
+        self._start(RestoreJob(request))
+
+    def resume(self) -> None:
+        """Go on with the run that was stopped."""
+        if self._job is None and not self._measuring and self._unfinished is not None:
+            self._start(RestoreJob(self._unfinished.request, self._unfinished.volume))
+
+    def _start(self, job: RestoreJob) -> None:
         job.progressed.connect(self._on_progressed)
         job.ended.connect(self._on_ended)
         self.destroyed.connect(job.cancel)
         self._job, self._job_layer = job, self.layer()
-        self._set_running(True)
+        self._first_done = None
+        self.bar.set_running(True)
         if not job.start():
             self._job = None
-            self._set_running(False)
-            self._say(BUSY)
+            self.bar.set_running(False)
+            self.bar.say(BUSY)
             return
-        warning = size_warning(request.source)
-        self._say(" ".join(filter(None, (f"Restoring '{request.source.name}': loading the model …", warning))))
-
-    def _request(self) -> Request | str:
-        """Collect the run's settings, or say what is missing."""
-        layer, model = self.layer(), self.model()
-        outputs = tuple(output for output, box in self.output_boxes.items() if box.isChecked())
-        if (problem := why_not(layer)) is not None:
-            return problem
-        if model is None:
-            return models_problem(none=True) or "No model is installed."
-        if not outputs:
-            return "Choose at least one layer to add: background, noise or noise map."
-        return Request(
-            source=capture(layer),
-            task=model.task,
-            model=model.path,
-            device=choice(self.device_box, DEVICES),
-            precision=choice(self.precision_box, PRECISIONS),
-            tile=choice(self.tile_box, TILES),
-            outputs=outputs,
-        )
+        self.bar.say(f"Restoring '{job.request.source.name}': loading the model …")
 
     def cancel(self) -> None:
         """Stop the run at the next tile."""
@@ -253,14 +258,53 @@ class RestoreWidget(QWidget):
             return
         self._job.cancel()
         self.cancel_button.setEnabled(False)
-        self._say("Stopping after this tile …")
+        self.bar.say("Stopping after this tile …")
 
-    def _set_running(self, running: bool) -> None:
-        self.restore_button.setEnabled(not running)
-        self.cancel_button.setEnabled(running)
-        self.progress_bar.setRange(0, 0 if running else 1)
-        self.progress_bar.reset()
-        self.progress_bar.setVisible(running)
+    def measure(self) -> None:
+        """Learn how fast this machine is with the chosen model."""
+        if self._job is not None or self._measuring:
+            return
+        try:
+            request = self._request()
+        except ValueError as error:
+            self.bar.say(str(error))
+            return
+        self._set_measuring(True)
+        self.bar.estimate.setText("Measuring …")
+        thread = create_worker(_measure, request.model, request.device, request.precision, _ignore_errors=True)
+        thread.returned.connect(self._on_measured)
+        thread.start()
+
+    def _set_measuring(self, measuring: bool) -> None:
+        """A run beside the measurement would spoil it."""
+        self._measuring = measuring
+        for button in (self.bar.measure_button, self.bar.restore_button, self.bar.resume_button):
+            button.setEnabled(not measuring)
+
+    def _on_measured(self, problem: str | None) -> None:
+        self._set_measuring(False)
+        self._show_estimate()
+        if problem:
+            self.bar.say(problem)
+
+    def copy_python(self) -> None:
+        """Put Python that does the same on the clipboard."""
+        self._copy(lambda request: (recipe.as_python(request), ""), "Python copied: paste it into napari's console.")
+
+    def copy_command(self) -> None:
+        """Put a command that does the same on the clipboard."""
+        self._copy(recipe.as_command, "Command copied: paste it into a shell.")
+
+    def _copy(self, write: Any, said: str) -> None:
+        try:
+            text, heed = write(self._request())
+        except ValueError as error:
+            self.bar.say(str(error))
+            return
+        QGuiApplication.clipboard().setText(text)
+        self.bar.say(f"{said} {heed}".strip())
+
+    # What happens meanwhile
 
     def _on_progressed(self, event: RestoreEvent) -> None:
         job = self._job
@@ -268,40 +312,74 @@ class RestoreWidget(QWidget):
             return
         self.progress_bar.setRange(0, event.total)
         self.progress_bar.setValue(event.done)
-        if not job.is_canceled():
-            name = job.request.source.name
-            frames = f", frame {event.frame + 1} of {event.frames}" if event.frames > 1 else ""
-            self._say(f"Restoring '{name}': tile {event.done} of {event.total}{frames}")
+        if job.is_canceled():
+            return
+        name = job.request.source.name
+        if not event.total:
+            self.bar.say(f"Restoring '{name}': finding its intensity range, frame {event.frame + 1} of {event.frames}")
+            return
+        if self._first_done is None:  # the pace is that of what follows: loading the model is over
+            self._started, self._first_done = time.perf_counter(), event.done
+        frames = f", frame {event.frame + 1} of {event.frames}" if event.frames > 1 else ""
+        left = seconds_left(self._started, event, before=self._first_done)
+        remaining = "" if left is None else f", about {estimate.duration(left)} left"
+        self.bar.say(f"Restoring '{name}': tile {event.done} of {event.total}{frames}{remaining}")
 
     def _on_ended(self, outcome: Outcome) -> None:
         job, self._job = self._job, None
         if job is None:
             return
-        self._set_running(False)
+        self.bar.set_running(False)
         name = job.request.source.name
         if isinstance(outcome, Cancelled):
-            self._say("Cancelled. Nothing was added.")
+            self.bar.say("Cancelled. Nothing was added.")
         elif isinstance(outcome, Failed):
-            self._say(f"Could not restore '{name}': {outcome.message}", details=outcome.details)
+            self.bar.say(f"Could not restore '{name}': {outcome.message}", details=outcome.details)
         else:
-            add_layers(self._viewer, outcome.layers)
             gone = self._job_layer not in self._viewer.layers
-            self._say(_summary(name, outcome.provenance, gone=gone))
+            self._add(outcome)
+            problem = outcome.problem
+            text = _summary(name, outcome.provenance, gone=gone, problem=problem.message if problem else "")
+            self.bar.say(text, details=problem.details if problem else "")
         self._job_layer = None
+        self._show_estimate()
+
+    def _add(self, outcome: Restored) -> None:
+        """Add the results; a resumed run's take the place of the part that was there."""
+        for layer in self._partial:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        added = add_layers(self._viewer, outcome.layers)
+        self._unfinished = outcome.unfinished
+        self._partial = added if outcome.unfinished is not None else []
+        self.resume_button.setVisible(outcome.unfinished is not None)
+        if any(MASKS_KEY in layer.metadata for layer in added):
+            self._open_masks()
+
+    def _open_masks(self) -> None:
+        from napari_dmgn.plugin.masks_widget import MasksWidget
+
+        docked = self._viewer.window.dock_widgets.values()
+        if not any(isinstance(widget, MasksWidget) for widget in docked):
+            self._viewer.window.add_plugin_dock_widget("napari-dmgn", "Masks", tabify=True)
+
+    def _forget_unfinished(self) -> None:
+        self._unfinished, self._partial = None, []
+        self.resume_button.setVisible(False)
+
+    # What Qt tells
 
     def showEvent(self, event: QShowEvent) -> None:
         """Look for models anew: the folder may have changed meanwhile."""
         self.refresh_models()
         super().showEvent(event)
 
-    def event(self, event: QEvent) -> bool:
-        """Stop the run when the dock widget around this one is closed (hidden is not closed)."""
-        if event.type() == QEvent.Type.ParentChange:
-            if self.parent() is not None:
-                self._docked = True
-            elif self._docked:
-                self._close_down()
-        return bool(super().event(event))
+    def enterEvent(self, event: QEnterEvent) -> None:
+        """Look again when the mouse comes back, say from a widget that has trained a model."""
+        if _models_stamp() != self._folder:
+            self.refresh_models()
+        self._show_estimate()
+        super().enterEvent(event)
 
     def _close_down(self) -> None:
         self._docked = False
@@ -312,20 +390,33 @@ class RestoreWidget(QWidget):
             job.ended.disconnect(self._on_ended)
             job.cancel()
 
-    def _say(self, text: str, *, details: str = "") -> None:
-        self.status.setText(breakable(text))
-        self.status.setToolTip(details)
+
+def _measure(model: Path, device: str, precision: str) -> str | None:
+    """Measure as runs are made; an exception stays in its thread and comes back as a sentence."""
+    try:
+        with spare_core():
+            estimate.measure(model, device, precision)
+    except Exception as error:
+        return f"Could not measure: {explain(error)}"
+    return None
 
 
-_OUTPUT_TIPS = (
-    "The image without its noise: without rain, haze or reflection.",
-    "What was taken out, such as the rain streaks.",
-    "Where the noise lies: 0 is clean, 1 is all noise.",
-)
+def _models_stamp() -> object:
+    """What tells that the models folder has changed."""
+    try:
+        folder = zoo.models_folder()
+        return [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    except (ImportError, OSError):
+        return None
 
 
-def _summary(name: str, provenance: dict[str, Any], *, gone: bool) -> str:
-    parts = [f"Restored '{name}'"]
+def _summary(name: str, provenance: dict[str, Any], *, gone: bool, problem: str = "") -> str:
+    done, frames = provenance["frames_done"], provenance["frames"]
+    if done < frames:
+        parts = [f"Frame {done + 1} failed: {problem}\n"] if problem else []
+        parts += [f"Stopped: {done} of {frames} frames of '{name}' are done and were added; Resume does the others"]
+    else:
+        parts = [f"Restored '{name}'"]
     if isinstance(provenance.get("seconds"), int | float):
         parts.append(f" in {provenance['seconds']:.1f} s")
     if provenance.get("device"):
@@ -337,4 +428,9 @@ def _summary(name: str, provenance: dict[str, Any], *, gone: bool) -> str:
     parts += [f" {text}." for text in provenance.get("fallbacks") or ()]
     if gone:
         parts.append(" The layer was removed meanwhile; its results were added all the same.")
+    if unlike := likeness.sentence(provenance.get("unlike") or []):
+        parts.append(f"\n{unlike}")
+    parts.append(f"\n{conservation.sentence(provenance['conservation'])}")
     return "".join(parts)
+
+

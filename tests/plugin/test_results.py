@@ -8,8 +8,13 @@ napari = pytest.importorskip("napari")
 from napari.components import ViewerModel  # noqa: E402
 from napari.layers import Image, Labels, Points  # noqa: E402
 
-from napari_dmgn.plugin import layers  # noqa: E402
-from napari_dmgn.plugin.layers import OUTPUTS, add_layers, capture, result_layers, size_warning, why_not  # noqa: E402
+from napari_dmgn.plugin.results import (  # noqa: E402
+    DEFAULT_OUTPUTS,
+    TITLES,
+    add_layers,
+    result_layers,
+)
+from napari_dmgn.plugin.source import capture, why_not  # noqa: E402
 
 
 @dataclasses.dataclass
@@ -30,8 +35,12 @@ def result_of(image, *, rgb, noise=0.1):
     )
 
 
-def added_to(viewer, layer, result, outputs=OUTPUTS):
-    return add_layers(viewer, result_layers(capture(layer), result, outputs))
+def layers_of(source, result, outputs=DEFAULT_OUTPUTS):
+    return result_layers(source, {output: getattr(result, output) for output in outputs}, result.provenance)
+
+
+def added_to(viewer, layer, result, outputs=DEFAULT_OUTPUTS):
+    return add_layers(viewer, layers_of(capture(layer), result, outputs))
 
 
 PLACED = {
@@ -91,7 +100,7 @@ def test_results_are_independent_of_what_becomes_of_the_source():
     source = capture(layer)
     layer.scale, layer.name, layer.contrast_limits = (1, 1), "b", (0, 1)
     viewer.layers.clear()
-    *_, background = add_layers(viewer, result_layers(source, result_of(image, rgb=False), OUTPUTS))
+    *_, background = add_layers(viewer, layers_of(source, result_of(image, rgb=False)))
     assert background.name == "a background"
     np.testing.assert_array_equal(background.scale, (2, 3))
     assert background.contrast_limits == [3, 99]
@@ -113,12 +122,12 @@ def test_an_earlier_result_is_kept_and_the_selection_too():
     assert set(viewer.layers.selection) == {layer}
 
 
-@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("output", DEFAULT_OUTPUTS)
 def test_only_the_chosen_layers_are_added(output):
     viewer = ViewerModel()
     image = np.zeros((8, 9), np.uint8)
     (layer,) = added_to(viewer, viewer.add_image(image, name="a"), result_of(image, rgb=False), [output])
-    assert layer.name == f"a {layers.TITLES[output]}"
+    assert layer.name == f"a {TITLES[output]}"
     assert layer.metadata["napari_dmgn"] == {"task": "rain", "source_layer": "a", "output": output}
 
 
@@ -186,13 +195,19 @@ def test_what_cannot_be_restored_is_named():
     assert "No image layer" in why_not(None)
     assert why_not(Labels(np.zeros((4, 4), int), name="cells")) == ("'cells' is a Labels layer. Select an image layer.")
     assert "is a Points layer" in why_not(Points([[1, 2]], name="dots"))
+    nothing = Image(np.zeros((0, 4, 5)), name="nothing", contrast_limits=(0, 1))
+    assert "'nothing' is empty: its shape is (0, 4, 5)." in why_not(nothing)
+    yes = Image(np.zeros((4, 4), bool), name="yes", contrast_limits=(0, 1))
+    assert "'yes' holds bool values." in why_not(yes)
 
 
-def test_large_and_lazy_layers_are_announced():
-    da = pytest.importorskip("dask.array")
-    small = Image(np.zeros((4, 4)))
-    assert size_warning(capture(small)) is None
-    lazy = Image(da.zeros((20, 20_000, 20_000), dtype=np.uint8, chunks=(1, 2048, 2048)), contrast_limits=(0, 1))
-    warning = size_warning(capture(lazy))
-    assert "74.5 GiB" in warning
-    assert "read into memory as a whole" in warning
+@pytest.mark.parametrize("shape", [(40, 30), (2, 40, 30), (40, 30, 3)])
+def test_limits_of_large_arrays_come_from_some_rows(shape, monkeypatch):
+    from napari_dmgn.plugin import results
+
+    monkeypatch.setattr(results, "_LOOK_AT_VALUES", np.prod(shape) // 4)
+    data = np.zeros(shape, np.float32)
+    rows = np.arange(40.0).reshape(-1, *(1,) * (2 if shape[-1] == 3 else 1))
+    found = results._sample(data + rows, rows=-3 if shape[-1] == 3 else -2)
+    assert found.size == data.size // 4
+    assert found.max() == 36

@@ -1,0 +1,182 @@
+"""The section Advanced of the restore form: how the network runs, and where the results go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QDoubleValidator
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_dmgn.plugin.form import choice, combo, select
+from napari_dmgn.plugin.preferences import Preferences
+
+if TYPE_CHECKING:
+    from napari_dmgn.images import IntensityRange
+
+__all__ = ["AdvancedBox"]
+
+_GPU = [("Apple GPU (MPS)", "mps")] if sys.platform == "darwin" else [("NVIDIA or AMD GPU (CUDA)", "cuda")]
+DEVICES = [("Automatic", "auto"), ("CPU", "cpu"), *_GPU]
+PRECISIONS = [("Automatic", "auto"), ("Full (float32)", "float32"), ("Fast (bfloat16)", "bf16")]
+TILES: list[tuple[str, str | int | None]] = [
+    ("Automatic", "auto"),
+    ("Whole image", None),
+    *((f"{side} × {side} pixels", side) for side in (128, 256, 512, 1024, 2048)),
+]
+HALOS: list[tuple[str, str | int]] = [
+    ("Exact", "exact"),
+    *((f"{side} pixels (approximate)", side) for side in (16, 32, 64)),
+]
+TYPES = [
+    ("As the layer", "same"),
+    ("8 bits (uint8)", "uint8"),
+    ("16 bits (uint16)", "uint16"),
+    ("Float (float32)", "float32"),
+]
+RANGES = [("Automatic", "auto"), ("Limits of the data type", "dtype"), ("From … to …", "fixed")]
+PLACES = [("Memory", "memory"), ("OME-Zarr store …", "store")]
+
+
+class AdvancedBox(QWidget):
+    """A button that unfolds the settings most people leave alone."""
+
+    changed = Signal()
+    unfolded = Signal()
+
+    def __init__(self, start: Preferences) -> None:
+        super().__init__()
+        self.store: Path | None = None
+        self.button = QToolButton()
+        self.button.setText("Advanced")
+        self.button.setCheckable(True)
+        self.button.setAutoRaise(True)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.button.setArrowType(Qt.ArrowType.RightArrow)
+        self.device_box = combo("Where to compute. Automatic takes a CUDA GPU where there is one.", DEVICES)
+        self.precision_box = combo("Automatic takes bfloat16 where the hardware is fast at it.", PRECISIONS)
+        self.tile_box = combo("Smaller tiles need less memory. The result is the same.", TILES)
+        self.halo_box = combo(
+            "What a tile of a chosen size sees beyond its border. Less is faster and no longer exact.", HALOS
+        )
+        self.type_box = combo("Data type of the background. Values are rounded and cut off, not rescaled.", TYPES)
+        self.range_box = combo("The intensities that the network takes for black and white.", RANGES)
+        self.place_box = combo("On the disk they are written frame by frame: for stacks that fill the memory.", PLACES)
+        self._preset(start)
+        self.settings = QWidget()
+        form = QFormLayout(self.settings)
+        form.setContentsMargins(12, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for label, box in (
+            ("Device", self.device_box),
+            ("Precision", self.precision_box),
+            ("Tiles", self.tile_box),
+            ("Halo", self.halo_box),
+            ("Type", self.type_box),
+            ("Range", self.range_box),
+        ):
+            form.addRow(label, box)
+        form.addRow("", self._build_limits())
+        form.addRow("Results in", self.place_box)
+        self.settings.setVisible(False)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.button)
+        column.addWidget(self.settings)
+        self.button.toggled.connect(self._unfold)
+        for box in (self.device_box, self.precision_box, self.tile_box, self.type_box):
+            box.currentIndexChanged.connect(lambda _: self.changed.emit())
+        self.tile_box.currentIndexChanged.connect(self._allow_halo)
+        self._allow_halo()
+        self.range_box.currentIndexChanged.connect(self._show_limits)
+        self.place_box.activated.connect(self._ask_store)
+
+    def _preset(self, start: Preferences) -> None:
+        select(self.device_box, DEVICES, start.device)
+        select(self.precision_box, PRECISIONS, start.precision)
+        select(self.tile_box, TILES, start.tile_setting())
+        select(self.type_box, TYPES, start.output_type)
+
+    def _build_limits(self) -> QWidget:
+        self.low_edit, self.high_edit = QLineEdit("0"), QLineEdit("1")
+        self.limits = QWidget()
+        row = QHBoxLayout(self.limits)
+        row.setContentsMargins(0, 0, 0, 0)
+        for edit, tip in ((self.low_edit, "black"), (self.high_edit, "white")):
+            edit.setValidator(QDoubleValidator())
+            edit.setToolTip(f"The intensity that is {tip} for the network.")
+            row.addWidget(edit)
+        self.limits.setVisible(False)
+        return self.limits
+
+    def _unfold(self, shown: bool) -> None:
+        self.settings.setVisible(shown)
+        self.button.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
+        self.unfolded.emit()
+
+    def _allow_halo(self) -> None:
+        """Only tiles of a size have a halo: the strips of Automatic need none."""
+        self.halo_box.setEnabled(isinstance(choice(self.tile_box, TILES), int))
+
+    def _show_limits(self) -> None:
+        self.limits.setVisible(choice(self.range_box, RANGES) == "fixed")
+        self.unfolded.emit()
+        self.changed.emit()
+
+    def _ask_store(self) -> None:
+        if choice(self.place_box, PLACES) == "memory":
+            self.set_store(None)
+            return
+        path, _ = QFileDialog.getSaveFileName(self, "Results in a store", "restored.zarr", "OME-Zarr (*.zarr)")
+        self.set_store(Path(path if path.lower().endswith(".zarr") else f"{path}.zarr") if path else None)
+
+    def set_store(self, path: Path | None) -> None:
+        """Send the results to a store, or keep them in memory."""
+        self.store = path
+        select(self.place_box, PLACES, "memory" if path is None else "store")
+        self.place_box.setItemText(1, PLACES[1][0] if path is None else f"Store {path.name}")
+        self.place_box.setToolTip(PLACES[0][0] if path is None else str(path))
+        self.changed.emit()
+
+    def values(self) -> dict[str, Any]:
+        """Return the settings by their names in a request.
+
+        Raises
+        ------
+        ValueError
+            The range is no range.
+        """
+        return {
+            "device": choice(self.device_box, DEVICES),
+            "precision": choice(self.precision_box, PRECISIONS),
+            "tile": choice(self.tile_box, TILES),
+            "halo": choice(self.halo_box, HALOS) if self.halo_box.isEnabledTo(self) else "exact",
+            "dtype": choice(self.type_box, TYPES),
+            "intensity_range": self._range(),
+            "store": self.store,
+        }
+
+    def _range(self) -> IntensityRange:
+        kind: str = choice(self.range_box, RANGES)
+        if kind != "fixed":
+            return "dtype" if kind == "dtype" else "auto"
+        try:
+            low, high = (float(edit.text().replace(",", ".")) for edit in (self.low_edit, self.high_edit))
+        except ValueError:
+            low, high = 0.0, 0.0
+        if not low < high:
+            raise ValueError(
+                f"The range under Advanced is '{self.low_edit.text()}' to '{self.high_edit.text()}'; "
+                "wanted two numbers, the smaller one first."
+            )
+        return low, high

@@ -1,0 +1,120 @@
+"""Whether an input looks like what the models were trained on: five measured numbers and their usual bounds.
+
+The models are trained on photographs of everyday exposure. The bounds are wide: of scikit-image's colour
+photographs with light or heavy rain, haze or reflections none is outside (a test holds them to it), while a
+fluorescence stack with its few bright cells, an overexposed or a noise-ridden picture is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Looks", "measure", "notes"]
+
+_SIDE = 256  # pixels along an axis of what is looked at
+_DARK, _BRIGHT = 0.08, 0.92
+_LEAST_RANGE = 0.25
+_MOST_SATURATED = 0.25
+_MOST_NOISE = 0.06
+_SMALLEST = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """What was measured, in units of the intensity range.
+
+    Attributes
+    ----------
+    mean : mean brightness
+    used : from the 1st to the 99th percentile
+    saturated : share of values at either end of the range
+    noise : standard deviation of pixel noise, by the median of absolute second differences
+    side : the shorter side in pixels
+    channels : 1, or 3 of a colour picture
+    """
+
+    mean: float
+    used: float
+    saturated: float
+    noise: float
+    side: int
+    channels: int
+
+
+def measure(image: NDArray[Any], *, rgb: bool, limits: tuple[float, float] | None = None) -> Looks:
+    """Measure one picture, or the first of a stack.
+
+    Parameters
+    ----------
+    image : (..., H, W) or (..., H, W, 3 or 4) array
+    rgb : whether the last axis is colours
+    limits : intensities of black and white; None takes the type's, or the extremes of what is measured
+    """
+    picture = image[(0,) * (image.ndim - (3 if rgb else 2))]
+    height, width = picture.shape[:2]
+    # Whole pixels from the middle, not every n-th: noise is told by neighbours.
+    top, left = max(0, (height - _SIDE) // 2), max(0, (width - _SIDE) // 2)
+    part = np.asarray(picture[top : top + _SIDE, left : left + _SIDE])
+    values = part[..., :3] if rgb else part[..., None]
+    low, high = limits or _limits(values)
+    unit = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+    unit = np.clip(np.where(np.isfinite(unit), unit, 0), 0, 1)
+    first, last = np.percentile(unit, (1, 99))
+    return Looks(
+        mean=float(unit.mean()),
+        used=float(last - first),
+        saturated=float(((unit <= 0) | (unit >= 1)).mean()),
+        noise=_noise(unit),
+        side=min(height, width),
+        channels=values.shape[-1],
+    )
+
+
+def notes(looks: Looks) -> list[str]:
+    """Say in what an input is unlike photographs of everyday exposure; empty where in nothing."""
+    found = []
+    if looks.side < _SMALLEST:
+        found.append(f"it is only {looks.side} pixels wide or high")
+    if looks.mean < _DARK:
+        found.append(f"it is very dark (mean brightness {looks.mean:.0%})")
+    elif looks.mean > _BRIGHT:
+        found.append(f"it is very bright (mean brightness {looks.mean:.0%})")
+    if looks.used < _LEAST_RANGE:
+        found.append(f"it uses little of the intensity range ({looks.used:.0%}; set the range under Advanced)")
+    if looks.saturated > _MOST_SATURATED:
+        found.append(f"much of it is black or white ({looks.saturated:.0%} of the values)")
+    if looks.noise > _MOST_NOISE:
+        found.append(f"it is noisy (standard deviation {looks.noise:.1%} of the range)")
+    return found
+
+
+def sentence(found: list[str]) -> str:
+    """Put the notes into one sentence."""
+    if not found:
+        return ""
+    return f"Unlike the pictures that the model was trained on: {'; '.join(found)}. Check the result with care."
+
+
+def _limits(values: NDArray[Any]) -> tuple[float, float]:
+    if values.dtype == np.uint8:
+        return 0.0, 255.0
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return (min(0.0, low) if values.dtype.kind != "f" else low), high
+
+
+def _noise(unit: NDArray[np.float64]) -> float:
+    """Estimate the noise: of white noise the mask below has 6 times the deviation (Immerkaer 1996)."""
+    if min(unit.shape[:2]) < 3:
+        return 0.0
+    rows = unit[:-2] - 2 * unit[1:-1] + unit[2:]
+    both = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
+    return float(np.median(np.abs(both)) / 0.6745 / 6)

@@ -1,0 +1,177 @@
+"""The widget "Masks": what each deep-masking cell of the network let pass (the paper's figure 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+from qtpy.QtWidgets import QFormLayout, QListWidget, QPushButton, QVBoxLayout
+
+from napari_dmgn.plugin.form import DockedWidget, breakable, combo, note, refill
+from napari_dmgn.plugin.results import MASKS_KEY, METADATA_KEY
+from napari_dmgn.plugin.source import placement, shifted
+from napari_dmgn.plugin.viewstate import ViewState
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+    from numpy.typing import NDArray
+
+_PARTS = {"background": "Background branch", "noise": "Noise branch", "refine": "Refinement"}
+_HINT = "No masks yet: tick Masks in the widget Restore background, and restore a layer."
+
+
+class MasksWidget(DockedWidget):
+    """Show a restored layer's masks: one at a time, or all in the grid."""
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._layers: list[Image] = []
+        self._shown: Image | None = None
+        self._all: list[Image] = []
+        self._state: ViewState | None = None
+        self._build()
+        layers = napari_viewer.layers.events
+        for emitter in (layers.inserted, layers.removed, layers.renamed):
+            emitter.connect(self._on_layers_changed)
+        self._on_layers_changed()
+        self._fill()
+
+    def _build(self) -> None:
+        self.layer_box = combo("A restored layer that has its masks with it.")
+        self.list = QListWidget()
+        self.list.setToolTip("The cells in the order of the network; the share is the mean of the mask.")
+        self.all_button = QPushButton("All side by side")
+        self.all_button.setCheckable(True)
+        self.all_button.setToolTip("All masks as layers in napari's grid; press again for the view before.")
+        self.status = note()
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Result", self.layer_box)
+        column = QVBoxLayout(self)
+        column.addLayout(form)
+        column.addWidget(self.list, 1)
+        column.addWidget(self.all_button)
+        column.addWidget(self.status)
+        self.setMinimumWidth(280)
+        self.layer_box.currentIndexChanged.connect(self._fill)
+        self.list.currentRowChanged.connect(self.show_mask)
+        self.all_button.toggled.connect(self._show_all)
+
+    def _on_layers_changed(self, event: object = None) -> None:
+        before = self.layer()
+        known = [layer for layer in self._viewer.layers if MASKS_KEY in layer.metadata]
+        if self._shown is not None and self._shown not in self._viewer.layers:
+            self._shown = None
+        if known == self._layers and getattr(event, "type", "") != "renamed":
+            return
+        self._layers = known
+        refill(self.layer_box, [layer.name for layer in known], "no masks")
+        if before in known:
+            self.layer_box.setCurrentIndex(known.index(before))
+        elif known:
+            self.layer_box.setCurrentIndex(len(known) - 1)
+        if before not in known or before is None:
+            self._fill()
+
+    def layer(self) -> Image | None:
+        """Return the layer whose masks are shown."""
+        index = self.layer_box.currentIndex()
+        return self._layers[index] if 0 <= index < len(self._layers) else None
+
+    def masks(self) -> Mapping[str, NDArray[np.float32]]:
+        """Return the masks by the names of their cells."""
+        layer = self.layer()
+        found: Mapping[str, NDArray[np.float32]] = {} if layer is None else layer.metadata[MASKS_KEY]
+        return found
+
+    def _fill(self, index: int = 0) -> None:
+        if self.all_button.isChecked():
+            self.all_button.setChecked(False)
+        blocked = self.list.blockSignals(True)
+        self.list.clear()
+        for name, mask in self.masks().items():
+            height, width = mask.shape[-2:]
+            self.list.addItem(f"{words(name)}: {float(mask.mean()):.0%} pass, {width} × {height}")
+        self.list.blockSignals(blocked)
+        self.all_button.setEnabled(bool(self.masks()))
+        self.status.setText("Choose a cell. 1 lets all pass, 0 holds all back." if self.masks() else _HINT)
+
+    def show_mask(self, row: int) -> None:
+        """Show the mask of a cell in a layer, the same for all cells."""
+        layer, names = self.layer(), list(self.masks())
+        if layer is None or not 0 <= row < len(names):
+            return
+        name = names[row]
+        settings = _settings(layer, name, self.masks()[name])
+        if self._shown is None:
+            active = self._viewer.layers.selection.active
+            self._shown = self._viewer.add_image(**settings)
+            self._viewer.layers.selection.active = active
+        else:
+            for field in ("data", "name", "scale", "translate", "rotate", "shear", "affine"):
+                setattr(self._shown, field, settings[field])
+            self._shown.visible = True
+        self.status.setText(breakable(f"Shown: {words(name)}. Bright is what the cell lets pass."))
+
+    def _show_all(self, on: bool) -> None:
+        if not on:
+            for layer in self._all:
+                if layer in self._viewer.layers:
+                    self._viewer.layers.remove(layer)
+            if self._state is not None:
+                self._state.restore()
+            self._all, self._state = [], None
+            return
+        source = self.layer()
+        if source is None:
+            return
+        self._state = ViewState(self._viewer)
+        active = self._viewer.layers.selection.active
+        for name, mask in self.masks().items():
+            self._all.append(self._viewer.add_image(**_settings(source, name, mask)))
+        self._viewer.layers.selection.active = active
+        self._state.side_by_side(self._all)
+        self._viewer.reset_view()
+        self.status.setText(breakable(f"All {len(self._all)} masks of {source.name}, cell by cell."))
+
+    def _close_down(self) -> None:
+        layers = self._viewer.layers.events
+        for emitter in (layers.inserted, layers.removed, layers.renamed):
+            emitter.disconnect(self._on_layers_changed)
+        self.all_button.setChecked(False)
+
+
+def words(name: str) -> str:
+    """Put a cell's name into words."""
+    part, _, number = name.partition("/")
+    return f"{_PARTS.get(part, part.capitalize())}, cell {number}" if number else part.capitalize()
+
+
+def cell_side(length: int, positions: int) -> int:
+    """Pixels of the image along one position of a mask: strides are powers of two, and round up."""
+    side = 1
+    while -(-length // side) > positions:
+        side *= 2
+    return side
+
+
+def _settings(layer: Image, name: str, mask: NDArray[np.float32]) -> dict[str, Any]:
+    """Return the arguments of ``viewer.add_image``; each position covers its part of the image."""
+    pixels = layer.data.shape[: layer.ndim]
+    factors = np.ones(layer.ndim)
+    factors[-2:] = [cell_side(side, n) for side, n in zip(pixels[-2:], mask.shape[-2:], strict=True)]
+    moved = shifted(placement(layer), (factors - 1) / 2)
+    record = layer.metadata.get(METADATA_KEY, {})
+    return {
+        "data": mask,
+        "name": f"{record.get('source_layer', layer.name)} mask {name}",
+        **moved,
+        "scale": np.asarray(layer.scale) * factors,
+        "rgb": False,
+        "colormap": "viridis",
+        "contrast_limits": (0.0, 1.0),
+        "metadata": {METADATA_KEY: {**record, "output": f"mask {name}"}},
+    }

@@ -1,0 +1,82 @@
+"""What `restore` and `Restoration.add_to` do with layers; the library finds it by name, lest it name napari."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_dmgn.plugin import conservation
+from napari_dmgn.plugin.results import DEFAULT_OUTPUTS, OUTPUTS, add_layers, result_layers
+from napari_dmgn.plugin.source import Source, capture, why_not
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from numpy.typing import NDArray
+
+    from napari_dmgn.api import Restoration
+
+__all__ = ["add_restoration", "open_layer"]
+
+
+def open_layer(layer: Any) -> tuple[NDArray[Any], Source]:
+    """Return a layer's pixels, lazy ones computed, and all else that its results need.
+
+    Parameters
+    ----------
+    layer : napari Image layer, or a part of one from `source.capture`
+
+    Raises
+    ------
+    ValueError
+        It is no image layer, or empty.
+    """
+    if not isinstance(layer, Source):
+        if (problem := why_not(layer)) is not None:
+            raise ValueError(problem)
+        layer = capture(layer)
+    if layer.whole:
+        return np.asarray(layer.data), layer
+    index = tuple(slice(*span) for span in layer.crop)
+    return np.asarray(layer.data[index]), layer
+
+
+def add_restoration(
+    restoration: Restoration, source: Source | None, viewer: ViewerModel, outputs: Collection[str]
+) -> list[Layer]:
+    """Add the results as layers, placed as the layer that was restored was at that time.
+
+    Raises
+    ------
+    ValueError
+        An unknown output, or the residual of an array.
+    """
+    outputs = tuple(outputs) or DEFAULT_OUTPUTS
+    if unknown := sorted(set(outputs) - set(OUTPUTS)):
+        raise ValueError(f"unknown outputs {unknown}; there are {', '.join(OUTPUTS)}")
+    if source is None:
+        if "residual" in outputs:
+            raise ValueError("the residual needs the input: restore a layer, not an array")
+        source = _unplaced(restoration)
+    arrays = {name: getattr(restoration, name) for name in outputs if name != "residual"}
+    if "residual" in outputs:
+        image = source.read(range(source.frames)).reshape(source.shape)
+        arrays["residual"] = conservation.residual(
+            image, restoration.background, restoration.noise, rgb=source.rgb
+        )
+    return add_layers(viewer, result_layers(source, arrays, restoration.provenance, restoration.masks))
+
+
+def _unplaced(restoration: Restoration) -> Source:
+    """Stand in for the layer of a plain array: pixels at the origin."""
+    from napari.layers import Image
+
+    rgb = restoration.noise_map.ndim < restoration.background.ndim
+    data = restoration.background
+    if rgb:
+        return capture(Image(data, rgb=True, name="restored"))
+    finite = data[np.isfinite(data)] if data.dtype.kind == "f" else data
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return capture(Image(data, rgb=False, name="restored", contrast_limits=(low, max(high, low + 1e-6))))

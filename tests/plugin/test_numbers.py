@@ -1,0 +1,133 @@
+"""Numbers that users see: likeness to the training data, conservation, estimates."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from napari.layers import Image
+
+from napari_dmgn import samples
+from napari_dmgn.plugin import conservation, estimate, likeness
+from napari_dmgn.plugin.source import capture
+
+
+def notes_of(image, *, rgb=True):
+    return " ".join(likeness.notes(likeness.measure(image, rgb=rgb)))
+
+
+def test_what_the_models_are_for_is_not_remarked():
+    makers = (samples.rainy_sample, samples.hazy_sample, samples.reflection_sample)
+    for name in samples.sample_names():
+        for make in makers:
+            assert notes_of(make(name).input) == "", (name, make)
+        assert notes_of(samples.rainy_sample(name, strength="heavy").input) == "", name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda photo: photo // 20, "very dark"),
+        (lambda photo: 255 - (255 - photo) // 30, "very bright"),
+        (lambda photo: 100 + photo // 10, "little of the intensity range"),
+        (lambda photo: np.where(photo > 128, 255, 0), "black or white"),
+        (
+            lambda photo: np.clip(photo + np.random.default_rng(0).normal(0, 30, photo.shape), 0, 255),
+            "noisy (standard deviation 1",
+        ),
+        (lambda photo: photo[:20, :30], "only 20 pixels wide or high"),
+    ],
+)
+def test_what_is_unlike_photographs_is_said(change, words):
+    photo = samples.clean_sample("chelsea").astype(int)
+    assert words in notes_of(change(photo).astype(np.uint8))
+    sentence = likeness.sentence(likeness.notes(likeness.measure(change(photo).astype(np.uint8), rgb=True)))
+    assert sentence.startswith("Unlike the pictures")
+
+
+def test_fluorescence_is_unlike_photographs():
+    cells = samples.striped_cells(shape=(1, 256, 256)).input // 4
+    looks = likeness.measure(cells, rgb=False, limits=(0, 65535))
+    assert "very dark" in " ".join(likeness.notes(looks))
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+def test_noise_is_measured(sigma):
+    flat = 0.5 + np.random.default_rng(0).normal(0, sigma, (256, 256))
+    found = likeness.measure(flat, rgb=False, limits=(0, 1)).noise
+    assert found == pytest.approx(sigma, rel=0.05)
+
+
+def test_sum_of_the_parts_leaves_no_rest():
+    rng = np.random.default_rng(0)
+    background, noise = rng.integers(0, 100, (2, 8, 9, 3)), rng.integers(0, 100, (2, 8, 9, 3)).astype(np.float32)
+    image = (background + noise).astype(np.uint8)
+    left = conservation.residual(image, background.astype(np.uint8), noise, rgb=True)
+    assert not left.any()
+    frames = zip(image[:, None], background[:, None], noise[:, None], strict=True)
+    balances = [conservation.balance(*frame, rgb=True) for frame in frames]
+    found = conservation.conservation(balances, 255)
+    assert found["mean_input"] == pytest.approx(image.mean())
+    assert found["mean_input"] == pytest.approx(found["mean_background"] + found["mean_noise"])
+    assert found["largest_residual"] == found["mean_absolute_residual"] == 0
+
+
+@pytest.mark.parametrize("rgb", [False, True])
+def test_blocks_of_rows_are_the_whole(rgb, monkeypatch):
+    shape = (2, 3, 10, 7, 4) if rgb else (2, 3, 10, 7)
+    rng = np.random.default_rng(1)
+    image, background = rng.integers(0, 2**32 - 1, (2, *shape), np.uint32)
+    noise = rng.normal(0, 9, (*shape[:-1], 3) if rgb else shape).astype(np.float32)
+    monkeypatch.setattr(conservation, "_BLOCK", 4 * 7)
+    left = conservation.residual(image, background, noise, rgb=rgb)
+    colours = slice(None, 3) if rgb else slice(None)
+    expected = image[..., colours].astype(float) - background[..., colours] - noise
+    expected = (expected.mean(axis=-1) if rgb else expected).astype(np.float32)
+    np.testing.assert_array_equal(left, expected)
+    found = conservation.balance(image, background, noise, rgb=rgb)
+    assert found == conservation.balance(image, background, noise, rgb=rgb, left=left)
+    assert found["values"] == expected.size
+    assert found["input"] == pytest.approx(image[..., colours].mean() * expected.size)
+    assert found["noise"] == pytest.approx(noise.mean(dtype=float) * expected.size)
+    assert found["absolute"] == pytest.approx(np.abs(expected).sum(dtype=float))
+    assert found["largest"] == np.abs(expected).max()
+
+
+def test_rest_is_found_where_values_would_wrap():
+    image, background = np.zeros((4, 5), np.uint8), np.full((4, 5), 10, np.uint8)
+    left = conservation.residual(image, background, np.zeros((4, 5), np.float32), rgb=False)
+    np.testing.assert_array_equal(left, -10)
+    found = conservation.conservation([conservation.balance(image, background, np.zeros((4, 5)), rgb=False)], 100)
+    assert found["residual_share"] == pytest.approx(0.1)
+    assert "background 10" in conservation.sentence(found)
+    assert "10.0% of the range" in conservation.sentence(found)
+
+
+def test_nan_count_as_nothing_in_the_balance():
+    image = np.array([[np.nan, 1.0]])
+    assert not conservation.residual(image, image, np.zeros((1, 2), np.float32), rgb=False).any()
+    found = conservation.conservation([conservation.balance(image, image, np.zeros((1, 2)), rgb=False)], 1)
+    assert found["mean_input"] == 0.5
+    assert found["largest_residual"] == 0
+
+
+def test_pace_is_measured_kept_and_used(tiny_checkpoint):
+    source = capture(Image(np.zeros((4, 1000, 1000), np.uint8), contrast_limits=(0, 1)))
+    outputs = ("background", "noise", "noise_map")
+    unknown = estimate.estimate(source, outputs, np.dtype(np.uint8), estimate.pace(tiny_checkpoint, "auto", "auto"))
+    assert unknown.seconds is None
+    assert "not known yet" in unknown.sentence()
+    assert unknown.memory >= 4 * 10**6 * (1 + 4 + 4)
+    pace = estimate.measure(tiny_checkpoint, "cpu", "float32")
+    assert estimate.pace(tiny_checkpoint, "cpu", "float32") == pace
+    assert estimate.pace(tiny_checkpoint, "auto", "auto") is None
+    known = estimate.estimate(source, outputs, np.dtype(np.uint8), pace)
+    assert known.seconds == pytest.approx(4 * pace.seconds)
+    assert known.memory > unknown.memory
+    estimate.speed_file().write_text("torn {")
+    assert estimate.pace(tiny_checkpoint, "cpu", "float32") is None
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (80, "80 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_times_in_words(seconds, words):
+    assert estimate.duration(seconds) == words

@@ -1,0 +1,144 @@
+"""Layers in scripts: restore takes them, add_to puts results on them, and copied recipes do what the widget did."""
+
+import shlex
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from napari.components import ViewerModel
+
+import napari_dmgn as dmgn
+from napari_dmgn.plugin import recipe
+from napari_dmgn.plugin.source import capture
+from napari_dmgn.plugin.worker import Request
+
+ENGINE = {"device": "cpu", "precision": "float32"}
+PLACED = {"scale": (0.5, 2), "rotate": 30, "translate": (7, -3), "shear": (0.3,), "units": ("um", "um")}
+
+
+@pytest.fixture
+def viewer():
+    return ViewerModel()
+
+
+def test_restore_takes_a_layer_and_add_to_places_its_results(viewer, tiny_checkpoint, rainy):
+    layer = viewer.add_image(rainy, rgb=True, name="street", **PLACED)
+    restoration = dmgn.restore(layer, model=tiny_checkpoint, **ENGINE)
+    expected = dmgn.restore(rainy, model=tiny_checkpoint, **ENGINE)
+    np.testing.assert_array_equal(restoration.background, expected.background)
+    layer.scale = (1, 1)  # later: the results belong to what was restored
+    added = restoration.add_to(viewer, outputs=("background", "noise_map", "residual"))
+    assert [entry.name for entry in added] == ["street residual", "street noise map", "street background"]
+    assert added[-1].rgb
+    for entry in added:
+        np.testing.assert_allclose(entry.scale, PLACED["scale"])
+        assert str(entry.units[0]) == "micrometer"
+
+
+def test_three_gray_frames_are_no_colours(viewer, tiny_checkpoint):
+    layer = viewer.add_image(np.zeros((5, 9, 3), np.uint8), rgb=False)
+    assert dmgn.restore(layer, model=tiny_checkpoint, **ENGINE).noise_map.shape == (5, 9, 3)
+
+
+def test_pyramids_and_lazy_layers(viewer, tiny_checkpoint, rainy):
+    da = pytest.importorskip("dask.array")
+    gray = rainy[..., 0]
+    layer = viewer.add_image([da.from_array(gray), da.from_array(gray[::2, ::2])], multiscale=True)
+    assert dmgn.restore(layer, model=tiny_checkpoint, **ENGINE).background.shape == gray.shape
+
+
+def test_what_is_no_image_is_said(viewer):
+    labels = viewer.add_labels(np.zeros((4, 4), int), name="cells")
+    with pytest.raises(ValueError, match="'cells' is a Labels layer"):
+        dmgn.restore(labels)
+    with pytest.raises(ValueError, match="is a Points layer"):
+        dmgn.restore(viewer.add_points([[1, 2]]))
+
+
+def test_results_of_an_array_can_be_added_too(viewer, tiny_checkpoint, rainy):
+    restoration = dmgn.restore(rainy, model=tiny_checkpoint, **ENGINE)
+    assert restoration.add_to(viewer)[-1].data.shape == rainy.shape
+    with pytest.raises(ValueError, match="residual needs the input"):
+        restoration.add_to(viewer, outputs=["residual"])
+    with pytest.raises(ValueError, match=r"unknown outputs \['mask'\]"):
+        restoration.add_to(viewer, outputs=["mask"])
+
+
+@pytest.mark.parametrize("crop", [None, ((0, 2), (5, 50), (8, 70))])
+def test_copied_python_does_the_same(viewer, tiny_checkpoint, rainy, crop):
+    from napari_dmgn.plugin.worker import run
+
+    stack = np.stack([rainy[..., 0], rainy[..., 1]]).astype(np.uint16) * 200
+    layer = viewer.add_image(stack, name="it's", scale=(1, 2, 2))
+    request = Request(
+        source=capture(layer, crop=crop),
+        model=tiny_checkpoint,
+        tile=64,
+        outputs=("background", "noise", "residual"),
+        **ENGINE,
+    )
+    events = run(request, bool)
+    try:
+        while True:
+            next(events)
+    except StopIteration as end:
+        residual, noise, background = end.value.layers
+    exec(recipe.as_python(request), {"viewer": viewer})
+    assert [entry.name for entry in viewer.layers[1:]] == ["it's residual", "it's noise", "it's background"]
+    np.testing.assert_array_equal(viewer.layers[-1].data, background.data)
+    np.testing.assert_allclose(viewer.layers[-2].data, noise.data, atol=0.1)
+    np.testing.assert_allclose(viewer.layers[-3].data, residual.data, atol=1)
+    np.testing.assert_allclose(viewer.layers[-1].translate, background.settings["translate"], atol=1e-6)
+
+
+def test_copied_command_runs(viewer, tiny_checkpoint, rainy, tmp_path):
+    from napari_dmgn.cli import main
+    from napari_dmgn.files import read_image, write_image
+
+    path = tmp_path / "my street.png"
+    write_image(path, rainy)
+    layer = viewer.add_image(rainy, rgb=True)
+    request = Request(source=capture(layer), model=tiny_checkpoint, tile=16, halo=16, **ENGINE)
+    text, heed = recipe.as_command(request)
+    assert "save it first" in heed
+    words = shlex.split(text.replace("IMAGE.tif", shlex.quote(str(path))).replace(" restored", f" {tmp_path}", 1))
+    assert words.pop(0) == "napari-dmgn"
+    assert main(words) == 0
+    expected = dmgn.restore(rainy, model=tiny_checkpoint, tile=16, halo=16, **ENGINE).background
+    np.testing.assert_array_equal(read_image(tmp_path / "my street_background.png").array, expected)
+
+
+def test_command_tells_what_it_cannot_do(viewer, tmp_path):
+    layer = viewer.add_image(np.zeros((20, 30)))
+    request = Request(source=capture(layer, crop=((0, 5), (0, 5))), intensity_range=(-1.0, 1234567.5), tile=None)
+    text, heed = recipe.as_command(request)
+    assert "--range=-1.0,1234567.5" in text
+    assert "--tile none" in text
+    assert "not the region" in heed
+    request = Request(source=capture(layer), store=tmp_path / "my out.zarr")
+    assert f"-o '{tmp_path}/my out.zarr'" in recipe.as_command(request)[0]
+
+
+def test_saved_stack_keeps_pixel_size_units_and_place(viewer, tmp_path):
+    pytest.importorskip("zarr")
+    from napari_dmgn.files import open_store
+    from napari_dmgn.plugin.saving import save_layers
+
+    data = np.random.default_rng(0).integers(0, 999, (3, 300, 280), np.uint16)
+    layer = viewer.add_image(data, scale=(2, 0.5, 0.25), translate=(0, 7, -3), units=("um",) * 3)
+    path = tmp_path / "a.zarr"
+    assert save_layers(str(path), *layer.as_layer_data_tuple()[:2]) == [str(path)]
+    image = open_store(path)
+    np.testing.assert_array_equal(np.asarray(image.array), data)
+    assert image.axes == "ZYX"
+    sizes = image.metadata["ngff"]["axes"]
+    assert sizes["Y"] == {"type": "space", "unit": "micrometer", "scale": 0.5, "translation": 7.0}
+    with pytest.raises(FileExistsError):
+        save_layers(str(path), *layer.as_layer_data_tuple()[:2])
+    with pytest.raises(ValueError, match=r"extension '\.jpg'"):
+        save_layers(str(tmp_path / "a.jpg"), *layer.as_layer_data_tuple()[:2])
+    with pytest.raises(ValueError, match="OME-TIFF holds no int64"):
+        save_layers(str(tmp_path / "a.ome.tif"), data.astype(np.int64), {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]

@@ -1,0 +1,143 @@
+"""The widgets Compare and Masks on a real viewer, every button."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("pytestqt")
+
+from napari_dmgn.plugin.viewstate import grid_of
+
+PLACED = {"scale": (0.5, 2), "rotate": 30, "translate": (7, -3), "units": ("um", "um")}
+
+
+@pytest.fixture
+def cat():
+    return np.random.default_rng(0).integers(0, 256, (24, 33, 3), np.uint8)
+
+
+def press(qtbot, button):
+    from qtpy.QtCore import Qt
+
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def restored(viewer, qtbot, image, **settings):
+    from napari_dmgn.plugin.job import RestoreJob
+
+    viewer.add_image(image, rgb=True, name="cat", **settings)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    widget.form.masks_box.setChecked(True)
+    press(qtbot, widget.restore_button)
+    qtbot.waitUntil(lambda: RestoreJob.current is None)
+    qtbot.wait(10)
+    return widget
+
+
+def visible(viewer):
+    return [layer.name for layer in viewer.layers if layer.visible]
+
+
+def test_compare(viewer, models, fake_restore, qtbot, cat):
+    restored(viewer, qtbot, cat)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Compare")
+    assert (widget.source_box.currentText(), widget.result_box.currentText()) == ("cat", "cat background")
+    assert widget.numbers.text().startswith("Means: input ")
+    viewer.layers["cat noise"].visible = False
+    before = visible(viewer)
+
+    press(qtbot, widget.side_button)
+    assert visible(viewer) == ["cat", "cat background"]
+    assert grid_of(viewer).enabled
+    assert widget.status.text() == "Left: cat. Right: cat background."
+
+    press(qtbot, widget.toggle_button)
+    assert visible(viewer) == ["cat"]
+    assert not grid_of(viewer).enabled
+    press(qtbot, widget.toggle_button)
+    assert visible(viewer) == ["cat background"]
+    press(qtbot, widget.blink_box)
+    assert visible(viewer) == ["cat"]
+    qtbot.waitUntil(lambda: visible(viewer) == ["cat background"], timeout=3000)
+
+    press(qtbot, widget.off_button)
+    assert visible(viewer) == before
+    assert not widget.off_button.isEnabled()
+    assert not widget._timer.isActive()
+
+
+def test_compared_layer_is_removed_and_the_widget_closed(viewer, models, fake_restore, qtbot, cat):
+    restored(viewer, qtbot, cat)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Compare")
+    press(qtbot, widget.blink_box)
+    viewer.layers.remove("cat background")
+    assert not widget._timer.isActive()
+    assert visible(viewer) == ["cat", "cat noise map", "cat noise"]
+    widget.result_box.setCurrentText("cat noise")
+    press(qtbot, widget.side_button)
+    assert visible(viewer) == ["cat", "cat noise"]
+    press(qtbot, widget.parent().title.close_button)
+    assert visible(viewer) == ["cat", "cat noise map", "cat noise"]
+    assert not grid_of(viewer).enabled
+
+
+def test_nothing_to_compare_is_said(viewer, models, qtbot):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Compare")
+    for button in (widget.side_button, widget.toggle_button, widget.blink_box):
+        press(qtbot, button)
+        assert "Choose two image layers" in widget.status.text()
+    assert not widget.blink_box.isChecked()
+    assert not widget._timer.isActive()
+
+
+def masks_widget(viewer):
+    (widget,) = (w for w in viewer.window.dock_widgets.values() if type(w).__name__ == "MasksWidget")
+    return widget
+
+
+def test_masks(viewer, models, fake_restore, qtbot, cat):
+    restored(viewer, qtbot, cat, **PLACED)
+    widget = masks_widget(viewer)  # opened by itself
+    assert widget.layer_box.currentText() == "cat background"
+    assert [widget.list.item(i).text() for i in range(widget.list.count())] == [
+        "Background branch, cell 1: 50% pass, 9 × 6"
+    ]
+    widget.list.setCurrentRow(0)
+    mask, source = viewer.layers["cat mask background/1"], viewer.layers["cat"]
+    assert mask.contrast_limits == [0, 1]
+    # A position of the mask covers 4 x 4 pixels, and lies in their middle.
+    for place in ((0, 0), (3, 5)):
+        expected = source.data_to_world(np.multiply(place, 4) + 1.5)
+        np.testing.assert_allclose(mask.data_to_world(place), expected, atol=1e-6)
+    assert mask.units == source.units
+
+    before = visible(viewer)
+    press(qtbot, widget.all_button)
+    assert visible(viewer) == ["cat mask background/1 [1]"]
+    assert grid_of(viewer).enabled
+    press(qtbot, widget.all_button)
+    assert visible(viewer) == before
+    assert not grid_of(viewer).enabled
+
+    viewer.layers.remove(mask)
+    widget.list.setCurrentRow(-1)
+    widget.list.setCurrentRow(0)
+    assert "cat mask background/1" in viewer.layers
+    viewer.layers.remove("cat background")
+    assert widget.list.count() == 0
+    assert "tick Masks" in widget.status.text()
+
+
+def test_masks_widget_without_masks_and_closed(viewer, models, qtbot):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Masks")
+    assert "No masks yet" in widget.status.text()
+    assert not widget.all_button.isEnabled()
+    press(qtbot, widget.parent().title.close_button)
+    viewer.add_image(np.zeros((4, 4)))
+
+
+@pytest.mark.parametrize(("length", "positions", "side"), [(300, 75, 4), (451, 57, 8), (7, 1, 8), (5, 5, 1)])
+def test_pixels_of_a_position(length, positions, side):
+    from napari_dmgn.plugin.masks_widget import cell_side
+
+    assert cell_side(length, positions) == side
