@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import napari_dmgn as dmgn
-from napari_dmgn.cli import main, restore
-from napari_dmgn.cli.common import unit_to_dtype
+from napari_dmgn.cli import jobs, main
 from napari_dmgn.files import read_image, write_image
+from napari_dmgn.images import unit_to_dtype
 from napari_dmgn.metrics import psnr_y
 
 PARTS = ("background", "noise", "noise_map")
@@ -216,8 +216,8 @@ def test_existing_results_are_kept_unless_told_otherwise(picture, model, out, ca
     arguments = ["restore", str(picture), "-o", str(out), *model]
     assert main(arguments) == 0
     (out / "rainy_background.png").write_bytes(b"mine")
-    assert main(arguments) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert "skipped, its results exist (--overwrite" in capsys.readouterr().out
     assert (out / "rainy_background.png").read_bytes() == b"mine"
     assert main([*arguments, "--overwrite"]) == 0
     assert (out / "rainy_background.png").read_bytes() != b"mine"
@@ -239,7 +239,7 @@ def fails_at_the_map(path, array, **arguments):
 
 
 def test_failure_while_writing_leaves_none_of_the_results(picture, model, out, monkeypatch, capsys):
-    monkeypatch.setattr(restore, "write_image", fails_at_the_map)
+    monkeypatch.setattr(jobs, "write_image", fails_at_the_map)
     assert main(["restore", str(picture), "-o", str(out), *model]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not any(out.iterdir())
@@ -251,7 +251,7 @@ def test_failure_while_replacing_keeps_all_earlier_results(picture, model, out, 
     for path in out.iterdir():
         path.write_bytes(b"earlier")
     before = snapshot(out)
-    monkeypatch.setattr(restore, "write_image", fails_at_the_map)
+    monkeypatch.setattr(jobs, "write_image", fails_at_the_map)
     assert main([*arguments, "--overwrite"]) == 1
     assert snapshot(out) == before
 
@@ -503,6 +503,21 @@ def test_benchmark_answers_in_json(model, capsys):
     assert main(["benchmark", "--size", "40"]) == 2
 
 
+def test_benchmark_of_several_cases_measures_each_by_itself(model, capsys):
+    arguments = ["benchmark", "--size", "96x64", "--repeat", "1", "--precisions", "float32", *model]
+    assert main([*arguments, "--tiles", "none", "32", "--json"]) == 0
+    whole, tiled = json.loads(capsys.readouterr().out)["cases"]
+    assert (whole["tile"], tiled["tile"]) == (None, 32)
+    assert {case["precision"] for case in (whole, tiled)} == {"float32"}
+    assert all(case["seconds_median"] > 0 for case in (whole, tiled))
+    assert main([*arguments, "--devices", "cpu", "cuda:99"]) == 1
+    heading, good, bad = capsys.readouterr().out.splitlines()
+    assert "megapixels/s" in heading
+    assert "96x64" in good
+    assert "device 'cuda:99' is not there" in bad
+
+
+
 def test_demo_writes_pictures_a_sheet_and_true_numbers(model, out, capsys):
     from napari_dmgn.samples import sample_names
 
@@ -535,9 +550,63 @@ def test_synthesize_is_the_same_for_the_same_seed(picture, tmp_path, capsys):
         arguments = ["synthesize", str(picture), "-o", str(folder), "--strength", "heavy", "--seed", seed]
         assert main(arguments) == 0
     assert snapshot(folders[0]) == snapshot(folders[1]) != snapshot(folders[2])
-    assert set(snapshot(folders[0])) == {f"rainy_{part}.png" for part in ("input", "background", "noise")}
+    pictures = {f"rainy_{part}.png" for part in ("input", "background", "noise")}
+    assert set(snapshot(folders[0])) == {*pictures, "rainy_parameters.json"}
+    drawn = json.loads((folders[0] / "rainy_parameters.json").read_text())
+    assert (drawn["image"], drawn["part"], drawn["seed"]) == ("rainy.png", "heavy", 3)
+    assert len(drawn["angle"]) == 5
     background = read_image(folders[0] / "rainy_background.png").array
     np.testing.assert_array_equal(background, read_image(picture).array)
+
+
+@pytest.mark.parametrize("task", ["haze", "reflection", "stripes", "veil", "background"])
+def test_synthesize_makes_every_kind(task, picture, tmp_path, capsys):
+    assert main(["synthesize", str(picture), "-o", str(tmp_path / "out"), "--task", task, "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    images = {part: read_image(Path(report["outputs"][part])).array for part in ("input", "background", "noise")}
+    np.testing.assert_array_equal(images["background"], read_image(picture).array)
+    assert (images["input"] != images["background"]).any()
+    assert images["noise"].any()
+    written = json.loads(Path(report["outputs"]["parameters"]).read_text())
+    assert written == report["parameters"]
+    assert written["task"] == task
+
+
+def test_synthesize_takes_layers_in_turn(picture, rainy, tmp_path, capsys):
+    (tmp_path / "layers").mkdir()
+    for name, level in (("dark", 10), ("light", 90)):
+        write_image(tmp_path / "layers" / f"{name}.png", np.full((20, 20, 3), level, np.uint8))
+    clean = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in clean:
+        write_image(path, np.zeros_like(rainy))
+    arguments = ["synthesize", *map(str, clean), "-o", str(tmp_path / "out"), "--task", "reflection"]
+    arguments += ["--strength", "gamma", "--layer", str(tmp_path / "layers"), "--json"]
+    assert main(arguments) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [r["parameters"]["layer"] for r in reports] == ["dark.png", "light.png", "dark.png"]
+    levels = [read_image(Path(r["outputs"]["input"])).array.mean() for r in reports]
+    np.testing.assert_allclose(levels, [10, 90, 10], atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strength", "thin"], "rain has no strength 'thin'; wanted one of light, heavy, veiled, photo, none, mixed"),
+        (["--task", "haze", "--strength", "light"], "haze has no strength 'light'; wanted one of thin, medium, dense"),
+        (["--layer", "absent.png"], "no such file: 'absent.png'"),
+    ],
+)
+def test_synthesize_refuses_what_it_cannot_do(arguments, message, picture, tmp_path, capsys):
+    assert main(["synthesize", str(picture), "-o", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_synthesize_refuses_a_layer_without_use(picture, tmp_path, capsys):
+    arguments = ["synthesize", str(picture), "-o", str(tmp_path / "out"), "--task", "haze", "--layer", str(picture)]
+    assert main(arguments) == 2
+    assert "haze has no use for --layer" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
@@ -575,7 +644,7 @@ def test_train_writes_a_model_that_restore_takes(training, tmp_path, picture, ou
 
 
 def test_train_that_ran_out_of_minutes_goes_on_with_resume(training, tmp_path, capsys):
-    assert main([*training, "--minutes", "1e-9"]) == 0
+    assert main([*training, "--stop-after", "1e-9"]) == 0
     assert capsys.readouterr().out == "stopped at step 1; go on with --resume\n"
     assert main(training) == 1
     error = capsys.readouterr().err
@@ -584,12 +653,108 @@ def test_train_that_ran_out_of_minutes_goes_on_with_resume(training, tmp_path, c
     assert main([*training, "--resume", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [event["step"] for event in events] == [2, 3, 4, 5]
+    assert main([*training, "--resume"]) == 0
+    assert capsys.readouterr().out == f"nothing left to do\n-> {tmp_path / 'run' / 'model.safetensors'}\n"
     straight = tmp_path / "straight"
     assert main([*training, "-o", str(straight)]) == 0
     models = [dmgn.load_model(folder / "model.safetensors") for folder in (tmp_path / "run", straight)]
     ours, theirs = (model.network.state_dict() for model in models)
     for name, weight in ours.items():
         assert weight.equal(theirs[name]), name
+
+
+@pytest.fixture
+def pairs(tmp_path, rainy):
+    """Folders of three pairs, one of unequal sizes, a lonely and an unreadable file."""
+    for folder in ("wet", "dry"):
+        (tmp_path / folder).mkdir()
+    for turn in range(3):
+        picture = np.roll(rainy, 20 * turn, axis=1)
+        write_image(tmp_path / "wet" / f"wet_{turn}.png", np.maximum(picture, 40))
+        write_image(tmp_path / "dry" / f"dry_{turn}.png", picture)
+    write_image(tmp_path / "wet" / "wet_8.png", rainy)
+    write_image(tmp_path / "dry" / "dry_8.png", rainy[:-1])
+    write_image(tmp_path / "wet" / "wet_9.png", rainy)
+    (tmp_path / "wet" / "wet_1.png").rename(tmp_path / "wet" / "wet_1.tif")  # the content decides
+    return ["--pairs", str(tmp_path / "wet"), str(tmp_path / "dry")]
+
+
+def test_train_check_reports_pairs_and_trains_nothing(training, pairs, tmp_path, capsys):
+    settings = training[1]
+    command = ["train", settings, *pairs, "-o", str(tmp_path / "run"), "--check"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("dry: 4 files -> 3 pairs, matched by number")
+    assert "  wet_0.png -> dry_0.png" in lines
+    assert "  sizes: 128x96 (3)" in lines
+    assert any(line.startswith("  left out, unequal (1): ") and "wet_8.png" in line for line in lines)
+    assert "  left out, unmatched (1): wet/wet_9.png" in lines
+    assert lines[-1].startswith("training 2 pictures (crops of 32 px), validation 1 (central 32 px)")
+    assert main([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["training"], report["validation"]) == (2, 1)
+    assert report["sources"][0]["pairs"][0] == ["wet_0.png", "dry_0.png"]
+    assert not (tmp_path / "run").exists()
+    assert main([*command, "--match", "name"]) == 1  # nothing would be left
+    assert "left out, unmatched (9)" in capsys.readouterr().out
+
+
+def test_train_fine_tunes_on_pairs_and_says_whether_it_helped(training, pairs, tmp_path, tiny_checkpoint, capsys):
+    quick = tmp_path / "quick.toml"
+    quick.write_text(
+        'preset = "start"\nphases = [[1.0, 32, 2]]\nvalidation_pictures = 1\nvalidation_crop = 32\ndevice = "cpu"\n'
+    )
+    command = ["train", str(quick), *pairs, "--start", str(tiny_checkpoint), "-o", str(tmp_path / "run")]
+    assert main([*command, "--steps", "2", "--rate", "1e-9", "--freeze", "head", "separator"]) == 0
+    captured = capsys.readouterr()
+    last = captured.out.splitlines()[-1]
+    assert last.startswith("NOT better than tiny on the validation pictures: ")
+    assert last.endswith("; keep using tiny")
+    assert "left out: " in captured.err
+    assert "pairs output" in captured.out
+    assert (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_train_takes_the_task_of_the_model_that_it_starts_from(pairs, tmp_path, tiny_network, capsys):
+    from napari_dmgn import checkpoint
+
+    start = tmp_path / "mist.safetensors"
+    checkpoint.save(start, tiny_network, task="haze", card={"name": "mist"})
+    plain = 'preset = "start"\nphases = [[1.0, 32, 1]]\nvalidation_pictures = 1\nvalidation_crop = 32\ndevice = "cpu"\n'
+    (tmp_path / "plain.toml").write_text(plain)
+    (tmp_path / "named.toml").write_text(f'task = "reflection"\nname = "shine"\n{plain}')
+    for config, options, wanted in (
+        ("plain", [], ("haze", "haze")),
+        ("plain", ["--task", "rain"], ("rain", "rain")),
+        ("named", [], ("reflection", "shine")),
+    ):
+        run = tmp_path / "run"
+        command = ["train", str(tmp_path / f"{config}.toml"), *pairs, "--start", str(start), "-o", str(run)]
+        assert main([*command, "--steps", "1", "--overwrite", *options]) == 0
+        header = checkpoint.read_header(run / "model.safetensors")
+        assert (header.task, header.card["name"]) == wanted
+
+
+def test_train_without_anything_to_train_on_is_a_wrong_argument(pairs, tmp_path, capsys, monkeypatch):
+    for command, message in (
+        (["train"], "nothing to train on"),
+        (["train", "--data", "x", "--match", "name"], "--match is for --pairs"),
+        (["train", *pairs, "--kind", "stripes"], "--kind is for --data"),
+        (["train", "--data", "x", "--minutes", "0"], "expected a number > 0"),
+    ):
+        assert main(command) == 2
+        assert message in capsys.readouterr().err
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    assert main(["train", "--data", "x", "--stop-after", "1"]) == 2
+    assert "--stop-after is for a single process" in capsys.readouterr().err
+    monkeypatch.delenv("WORLD_SIZE")
+    assert main(["train", *pairs, "--start", "rain", "-o", str(tmp_path / "run")]) == 1
+    assert "wanted 24 to validate on (validation_pictures)" in capsys.readouterr().err
+    assert main(["train", *pairs, "--start", "rain", "-o", str(tmp_path / "run"), "--validation", "1"]) == 1
+    assert "wanted 1 to validate on (validation_pictures)" in capsys.readouterr().err  # they are too small
+    assert main(["train", "--data", "x", "--kind", "snow"]) == 1
+    assert "degradation_kind is 'snow'; wanted one of rain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from napari_dmgn import __version__
-from napari_dmgn.cli import benchmark, demo, models, restore, synthesize, train
+from napari_dmgn.cli import benchmark, demo, evaluate, models, restore, synthesize, train
 from napari_dmgn.cli.common import UsageError, one_line
 
-_COMMANDS = (restore, demo, models, synthesize, train, benchmark)
+_COMMANDS = (restore, demo, models, synthesize, train, evaluate, benchmark)
 _INTERRUPTED = 130
 
 

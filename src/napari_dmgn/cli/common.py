@@ -4,17 +4,12 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from napari_dmgn.api import Restoration, RestoreEvent
-from napari_dmgn.files import IMAGE_SUFFIXES
-from napari_dmgn.images import saturate
 from napari_dmgn.zoo import TASKS
 
 
@@ -27,7 +22,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, ModuleNotFoundError) and error.name:
-        text = f"the package {error.name!r} is needed for this and is not installed"
+        text = str(error)  # ours say what to install
+        if text.startswith("No module named"):
+            text = f"the package {error.name!r} is needed for this and is not installed"
     elif isinstance(error, (ValueError, OSError)) and str(error):
         text = str(error)
     elif isinstance(error, MemoryError):
@@ -53,7 +50,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--halo", type=halo, default="exact", metavar="exact|N",
-        help="pixels that a window reads beyond what it writes (default: exact)",
+        help="pixels that a window reads beyond what it writes; with a numeric tile, and in OME-Zarr images: "
+        "strips need none (default: exact)",
     )  # fmt: skip
 
 
@@ -62,8 +60,8 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("task", "model", "device", "precision", "tile", "halo")}
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Add the folder for the results and the right to replace files there."""
+def add_output_options(parser: argparse.ArgumentParser, overwrite: str = "replace existing results") -> None:
+    """Add the folder for the results and the right to replace files there, with the words that explain it."""
     parser.add_argument(
         "-o",
         "--output",
@@ -72,7 +70,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the results, made if missing",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing results")
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -92,9 +90,25 @@ def halo(text: str) -> str | int:
     return text if text == "exact" else _whole_number(text, least=0, others="exact or ")
 
 
+def whole(text: str) -> int:
+    """Parse a whole number from zero on."""
+    return _whole_number(text, least=0)
+
+
 def positive(text: str) -> int:
     """Parse a whole number above zero."""
     return _whole_number(text, least=1)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Parse ``WIDTHxHEIGHT``."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        width = height = 0
+    if width < 1 or height < 1:
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, 1024x768 say, got {text!r}")
+    return width, height
 
 
 def _whole_number(text: str, *, least: int, others: str = "") -> int:
@@ -105,53 +119,6 @@ def _whole_number(text: str, *, least: int, others: str = "") -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"expected {others}a whole number >= {least}, got {text!r}")
     return value
-
-
-def input_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the image files that the paths name, each once; a folder names those directly inside it."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not inside:
-                raise UsageError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in the folder {str(path)!r}")
-            files += inside
-        elif not path.exists():
-            raise UsageError(f"no such file: {str(path)!r}")
-        elif path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UsageError(f"cannot read {str(path)!r}: expected one of {', '.join(IMAGE_SUFFIXES)}")
-        else:
-            files.append(path)
-    return list(dict.fromkeys(files))
-
-
-def result_path(folder: Path, source: Path, part: str) -> Path:
-    """Return a result's file: of the input's kind, except that JPEG becomes PNG and loses nothing more."""
-    stem, suffix = source.stem, source.suffix
-    if suffix.lower() in (".jpg", ".jpeg"):
-        suffix = ".png"
-    if stem.lower().endswith(".ome"):  # many readers know OME-TIFF by its double suffix
-        stem, suffix = stem[:-4], stem[-4:] + suffix
-    return folder / f"{stem}_{part}{suffix}"
-
-
-def check_results(
-    results: Iterable[tuple[Path, Iterable[Path]]], *, inputs: Iterable[Path], overwrite: bool
-) -> None:
-    """Refuse, before any work, results that would meet each other, an input, or an existing file."""
-    sources = {path.resolve() for path in inputs}
-    owner: dict[Path, Path] = {}
-    for source, targets in results:
-        for target in targets:
-            if target in owner:
-                raise UsageError(
-                    f"{str(owner[target])!r} and {str(source)!r} would both be written to {target}"
-                )
-            owner[target] = source
-            if target.resolve() in sources:
-                raise UsageError(f"the result {str(target)!r} would replace an input")
-            if target.exists() and not overwrite:
-                raise UsageError(f"{str(target)!r} exists; pass --overwrite to replace it")
 
 
 def check_folder(path: Path) -> None:
@@ -198,14 +165,6 @@ def run_restore(label: str, image: Any, **arguments: Any) -> Restoration:
         return restore(image, progress=bar, **arguments)
     finally:
         bar.close()
-
-
-def unit_to_dtype(array: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
-    """Return an array of [0, 1] with 1 at a whole-number type's greatest value; floats stay."""
-    dtype = np.dtype(dtype)
-    if dtype.kind == "f":
-        return array.astype(dtype)
-    return saturate(array.astype(np.float64) * np.iinfo(dtype).max, dtype)[0]
 
 
 def print_json(value: object) -> None:

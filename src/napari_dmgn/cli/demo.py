@@ -14,11 +14,10 @@ from napari_dmgn.cli.common import (
     model_arguments,
     print_json,
     run_restore,
-    unit_to_dtype,
 )
 from napari_dmgn.cli.sheet import Row, write_sheet
 from napari_dmgn.files import write_image
-from napari_dmgn.images import saturate
+from napari_dmgn.images import saturate, unit_to_dtype
 from napari_dmgn.metrics import psnr_y
 from napari_dmgn.samples import rainy_sample, sample_names
 

@@ -1,20 +1,28 @@
-"""List the installed models, show a model's card, verify model files, or import the authors' own."""
+"""List the installed models, show one's facts and card, verify files, make a new one, import the authors' own."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from napari_dmgn.cli.common import UsageError, add_json_option, print_json
+from napari_dmgn.cli.common import UsageError, add_json_option, print_json, size
+from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.zoo import TASKS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn models``."""
-    actions = parser.add_subparsers(metavar="list|info|verify|import-official", required=True)
+    actions = parser.add_subparsers(metavar="list|info|verify|new|import-official", required=True)
     list_ = actions.add_parser("list", help="list the installed models", allow_abbrev=False)
     list_.set_defaults(action=_list)
-    info = actions.add_parser("info", help="show a model's card", allow_abbrev=False)
-    info.add_argument("model", metavar="NAME|PATH")
+    info = actions.add_parser("info", help="show what a model costs, and its card", allow_abbrev=False)
+    info.add_argument("model", metavar="NAME|PATH|PRESET", help=f"presets: {', '.join(PRESETS)}")
+    info.add_argument(
+        "--size", type=size, default=(256, 256), metavar="WIDTHxHEIGHT",
+        help="image that the multiplications are counted for (default: 256x256)",
+    )  # fmt: skip
+    info.add_argument(
+        "--measure", action="store_true", help="measure the receptive field too, by gradients (seconds)"
+    )
     info.set_defaults(action=_info)
     verify = actions.add_parser(
         "verify", help="load models strictly and show their checksums", allow_abbrev=False
@@ -31,7 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     official.add_argument("--overwrite", action="store_true", help="replace an existing file")
     official.set_defaults(action=_import_official)
-    for action in (list_, info, verify, official):
+    new = actions.add_parser("new", help="write an untrained model for a training to start from", allow_abbrev=False)
+    new.add_argument("--preset", choices=PRESETS, required=True)
+    new.add_argument("--task", choices=TASKS, default="rain", help="what it will be trained for (default: rain)")
+    new.add_argument(
+        "--vgg19", metavar="FILE|download",
+        help="VGG-19's weights, which the presets paper and official-* build on: a .pth or .safetensors file with "
+        "torchvision's names, or 'download', torchvision's own file of 575 MB, kept in the cache "
+        "(default: what was downloaded before)",
+    )  # fmt: skip
+    new.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
+    new.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .safetensors file")
+    new.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    new.set_defaults(action=_new)
+    for action in (list_, info, verify, new, official):
         add_json_option(action)
 
 
@@ -58,15 +79,41 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from napari_dmgn.zoo import find_model
+    from napari_dmgn.zoo import find_model, list_models
 
-    model = find_model(args.model)
-    facts = _facts(model) | {"sha256": model.sha256, "config": model.config, "card": model.card}
+    if args.model in PRESETS and args.model not in {model.name for model in list_models()}:
+        config = PRESETS[args.model]
+        facts: dict[str, Any] = {"preset": args.model, **_costs(config, args)}
+        facts["config"] = config.to_dict()
+    else:
+        model = find_model(args.model)
+        config = NetworkConfig.from_dict(model.config)
+        facts = _facts(model) | _costs(config, args)
+        facts |= {"sha256": model.sha256, "config": model.config, "card": model.card}
     if args.json:
         print_json(facts)
     else:
         _print_facts(facts)
     return 0
+
+
+def _costs(config: NetworkConfig, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what follows from the settings alone; torch is loaded for a measurement only."""
+    from napari_dmgn.model.cost import cost
+    from napari_dmgn.model.reach import receptive_radius
+
+    width, height = args.size
+    found = cost(config, height, width)
+    facts: dict[str, Any] = {"parameters": found.parameters, "size": f"{width}x{height}"}
+    facts["gmac"] = round(found.macs / 1e9, 3)
+    if found.plain_macs != found.macs:
+        facts["gmac_of_plain_hypercolumn"] = round(found.plain_macs / 1e9, 3)
+    facts["receptive_field"] = 2 * receptive_radius(config) + 1  # the attention's averages see the whole image
+    if args.measure:
+        from napari_dmgn.model.measure import measured_radius
+
+        facts["receptive_field_measured"] = 2 * measured_radius(config) + 1
+    return facts
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -95,6 +142,43 @@ def _verify(args: argparse.Namespace) -> int:
             print(f"ok  {report['sha256']}  {report['path']}" if report["ok"]
                   else f"BROKEN  {report['path']}: {report['error']}")  # fmt: skip
     return 0 if all(report["ok"] for report in reports) else 1
+
+
+def _new(args: argparse.Namespace) -> int:
+    from napari_dmgn.vgg_weights import new_model
+
+    if args.output.exists() and not args.overwrite:
+        raise UsageError(f"{str(args.output)!r} exists; pass --overwrite to replace it")
+    fetch = args.vgg19 == "download"
+    new_model(
+        args.output,
+        PRESETS[args.preset],
+        task=args.task,
+        vgg19=None if fetch else args.vgg19,
+        fetch=fetch,
+        seed=args.seed,
+        progress=_bytes_bar() if fetch else None,
+    )
+    if args.json:
+        print_json({"path": args.output})
+    else:
+        print(f"{args.output}: untrained, preset {args.preset}; name it as start of a training")
+    return 0
+
+
+def _bytes_bar() -> Any:
+    """Return a function that draws a bar of bytes on a terminal."""
+    import sys
+
+    from tqdm import tqdm
+
+    bar = tqdm(unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty())
+
+    def show(done: int, total: int | None) -> None:
+        bar.total, bar.n = total, done
+        bar.refresh()
+
+    return show
 
 
 def _import_official(args: argparse.Namespace) -> int:

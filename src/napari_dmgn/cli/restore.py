@@ -1,43 +1,36 @@
-"""Remove rain from image files: background, noise and noise map, of the input's type and size."""
+"""Remove rain from images: background, noise and noise map, of the input's type and size."""
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from napari_dmgn.api import Restoration
 from napari_dmgn.cli.common import (
     UsageError,
     add_json_option,
     add_model_options,
     add_output_options,
     check_folder,
-    check_results,
-    input_files,
-    model_arguments,
     one_line,
     print_json,
-    result_path,
-    run_restore,
-    unit_to_dtype,
-    written_together,
+    whole,
 )
-from napari_dmgn.files import ImageFile, read_image, write_image
-from napari_dmgn.images import saturate
+from napari_dmgn.cli.jobs import Job, Report, job_of
+from napari_dmgn.cli.sources import check_results, find_sources
+from napari_dmgn.lazy import overlapped
 
-_PARTS = ("background", "noise", "noise_map")
 _DTYPES = ("same", "uint8", "uint16", "float32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn restore``."""
     parser.add_argument(
-        "inputs", type=Path, nargs="+", metavar="IN", help="PNG, JPEG or TIFF files, or folders of them"
-    )
-    add_output_options(parser)
+        "inputs", nargs="+", metavar="IN",
+        help="PNG, JPEG, TIFF or OME-Zarr images, folders of them, or patterns in quotes: 'in/*.png'",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recursive", action="store_true",
+        help="look into sub-folders too, and keep them in the folder of results",
+    )  # fmt: skip
+    add_output_options(parser, "replace existing results (otherwise their inputs are skipped)")
     add_model_options(parser)
     parser.add_argument(
         "--range", type=_intensity_range, default="auto", metavar="auto|dtype|LO,HI",
@@ -56,102 +49,96 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", action="store_true", help="also write the deep-masking cells' masks (TIFF)"
     )
+    zarr = parser.add_argument_group(
+        "OME-Zarr", "Results of OME-Zarr images are such, and of any image where -o ends in .zarr: one image "
+        "whose groups are background, noise and noise_map. A run that was stopped goes on where it was.",
+    )  # fmt: skip
+    zarr.add_argument("--level", type=whole, default=0, metavar="N", help="resolution to read (default: 0, the finest)")
+    zarr.add_argument(
+        "--scheduler", metavar="ADDRESS", help="let the workers of this Dask scheduler do it; they share the disk"
+    )
     add_json_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Restore every file; one that fails is reported and the others go on."""
+    """Restore every file; one that fails is reported at the end and the others go on."""
     from napari_dmgn.zoo import load_model
 
-    sources = input_files(args.inputs)
     check_folder(args.output)
-    results = {source: _result_paths(source, args) for source in sources}
-    check_results(
-        ((source, paths.values()) for source, paths in results.items()),
-        inputs=sources,
-        overwrite=args.overwrite,
-    )
-    if len(sources) > 1:  # a model that does not load fails once, not once a file
+    jobs = _jobs(args)
+    reports = {job.source: _existing(job) for job in jobs if not args.overwrite and job.exists()}
+    waiting = [job for job in jobs if job.source not in reports]
+    for job in jobs:
+        _tell(reports.get(job.source), args)
+    if len(waiting) > 1:  # a model that does not load fails once, not once a file
         load_model(args.model or args.task)
-
-    reports = []
-    failures = 0
-    for source in sources:
-        try:
-            reports.append(_restore_file(source, results[source], args))
-        except (ValueError, OSError, MemoryError) as error:
-            if len(sources) == 1:
-                raise
-            failures += 1
-            reports.append({"input": source, "error": one_line(error)})
-            print(f"napari-dmgn: error: {source}: {one_line(error)}", file=sys.stderr)
+    try:
+        for job, outcome in overlapped(
+            waiting,
+            read=lambda job: job.read(),
+            work=lambda job, image: job.work(image),
+            write=lambda job, done: job.write(done),
+        ):
+            if isinstance(outcome, Exception):
+                if len(jobs) == 1:
+                    raise outcome
+                outcome = {"input": job.source, "error": one_line(outcome)}
+            reports[job.source] = outcome
+            _tell(outcome, args)
+    finally:  # also of a batch that was stopped
+        ordered = [reports[job.source] for job in jobs if job.source in reports]
+        _sum_up(ordered, jobs, args)
     if args.json:
-        print_json(reports)
-    return 1 if failures else 0
+        print_json(ordered)
+    return 1 if any("error" in report for report in ordered) else 0
 
 
-def _restore_file(source: Path, paths: dict[str, Path], args: argparse.Namespace) -> dict[str, Any]:
-    image = read_image(source)
-    restoration = run_restore(
-        source.name,
-        image.array,
-        **model_arguments(args),
-        **_axes(image, args),
-        intensity_range=args.range,
-        masks=args.masks,
-        dtype=args.dtype,
+def _jobs(args: argparse.Namespace) -> list[Job]:
+    sources = find_sources(args.inputs, recursive=args.recursive, stores=True, output=args.output)
+    if len(sources) > 1 and args.output.suffix.lower() == ".zarr":
+        raise UsageError(f"{str(args.output)!r} holds the results of one image; got {len(sources)}: name a folder")
+    jobs = {source: job_of(source, args) for source in sources}
+    # A folder that holds its own results is restored again without them.
+    made = {path.absolute(): job.source for job in jobs.values() for path in job.results.values()}
+    for source in sources:
+        if source.found and made.get(source.path.absolute(), source.path) != source.path:
+            del jobs[source]
+    check_results(
+        ((job.source, job.results.values()) for job in jobs.values()),
+        inputs=(job.source for job in jobs.values()),
+        overwrite=True,  # what exists is skipped, not refused
     )
-    written = _write(restoration, paths, image, overwrite=args.overwrite)
-    if not args.json:
-        seconds = restoration.provenance.get("seconds", 0.0)
-        print(f"{source} -> {paths['background']} ({seconds:.2f} s)")
-    return {"input": source, "outputs": written, "provenance": restoration.provenance}
+    return list(jobs.values())
 
 
-def _axes(image: ImageFile, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the user says of the axes, or else what the file says."""
-    if args.rgb is not None or args.channel_axis is not None:
-        return {"rgb": args.rgb, "channel_axis": args.channel_axis}
-    return {"rgb": image.rgb, "channel_axis": image.channel_axis}
+def _existing(job: Job) -> Report:
+    missing = [path for path in job.results.values() if not path.exists()]
+    if missing:
+        there = next(path for path in job.results.values() if path.exists())
+        error = f"{str(there)!r} exists, {missing[0].name!r} does not; pass --overwrite to make all results again"
+        return {"input": job.source, "error": error}
+    return {"input": job.source, "outputs": job.results, "skipped": True}
 
 
-def _write(
-    restoration: Restoration, paths: dict[str, Path], image: ImageFile, *, overwrite: bool
-) -> dict[str, Path]:
-    """Write all results of one input, or none."""
-    masks = _mask_paths(restoration, paths)
-    # Which masks there are, only the network knows.
-    check_results([(paths["background"], masks.values())], inputs=[], overwrite=overwrite)
-    paths = paths | masks
-    with written_together(paths["background"].parent) as folder:
-        for name, array in _arrays(restoration):
-            # Only colours are an axis that the map lacks, unless each of them was restored alone.
-            rgb = array.ndim > restoration.noise_map.ndim or bool(image.rgb and array.ndim == image.array.ndim)
-            write_image(folder / paths[name].name, array, like=image, rgb=rgb)
-    return paths
+def _tell(report: Report | None, args: argparse.Namespace) -> None:
+    """Say what was done for one input; errors are said at the end."""
+    if args.json or report is None or "error" in report:
+        return
+    if "skipped" in report:
+        print(f"{report['input']}: skipped, its results exist (--overwrite replaces them)")
+    else:
+        seconds = report["provenance"].get("seconds", 0.0)
+        print(f"{report['input']} -> {report['outputs']['background']} ({seconds:.2f} s)")
 
 
-def _arrays(restoration: Restoration) -> Iterator[tuple[str, np.ndarray]]:
-    dtype = restoration.background.dtype
-    yield "background", restoration.background
-    yield "noise", saturate(restoration.noise, dtype)[0]
-    yield "noise_map", unit_to_dtype(restoration.noise_map, dtype)
-    for name, mask in (restoration.masks or {}).items():
-        yield f"mask_{name}", mask
-
-
-def _mask_paths(restoration: Restoration, paths: dict[str, Path]) -> dict[str, Path]:
-    path = paths["background"]
-    stem = path.name.rpartition("_background")[0]
-    names = restoration.masks or {}
-    return {f"mask_{name}": path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif") for name in names}
-
-
-def _result_paths(source: Path, args: argparse.Namespace) -> dict[str, Path]:
-    paths = {part: result_path(args.output, source, part) for part in _PARTS}
-    if paths["background"].suffix.lower() == ".png" and args.dtype == "float32":
-        raise UsageError(f"PNG holds no {args.dtype}, which --dtype asks for the results of {str(source)!r}")
-    return paths
+def _sum_up(reports: list[Report], jobs: list[Job], args: argparse.Namespace) -> None:
+    failed = [report for report in reports if "error" in report]
+    for report in failed:
+        print(f"napari-dmgn: error: {report['input']}: {report['error']}", file=sys.stderr)
+    if len(jobs) > 1 and not args.json:
+        skipped = sum("skipped" in report for report in reports)
+        restored = len(reports) - skipped - len(failed)
+        print(f"{len(jobs)} images: {restored} restored, {skipped} skipped, {len(failed)} failed")
 
 
 def _intensity_range(text: str) -> str | tuple[float, float]:

@@ -1,18 +1,17 @@
-"""Train a model on a folder of clean images, as a settings file says."""
+"""Train or fine-tune a model: on clean images, or on pairs."""
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from napari_dmgn.cli.common import positive
+from napari_dmgn.cli.common import UsageError, positive, print_json
 
 if TYPE_CHECKING:
-    from napari_dmgn.training import TrainEvent
+    from napari_dmgn.training import TrainConfig, TrainEvent
 
 _STEPS_BETWEEN_LINES = 100
 
@@ -20,62 +19,159 @@ _STEPS_BETWEEN_LINES = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn train``."""
     parser.add_argument(
-        "config", type=Path, metavar="CONFIG.toml", help="settings; the options below replace its own"
-    )
+        "config", type=Path, nargs="?", metavar="CONFIG.toml",
+        help="settings; the options below replace its own, and do without it in simple cases",
+    )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="folder of clean images")
-    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the run: its state, log and model")
+    parser.add_argument(
+        "--pairs",
+        nargs=2,
+        metavar=("INPUT", "BACKGROUND"),
+        help="folders of images with noise, and of the same without",
+    )
+    parser.add_argument(
+        "--match", metavar="RULE",
+        help="how --pairs are matched: auto, name, stem, number, 'last number', or two patterns of file names "
+        "without suffix such as 'rain-{} norain-{}' (default: auto)",
+    )  # fmt: skip
+    parser.add_argument("--task", metavar="TASK", help="rain, haze or reflection (default: that of --start, else rain)")
+    parser.add_argument(
+        "--kind", metavar="KIND",
+        help="what is put on --data, where it is not the task's own: stripes, veil, background",
+    )  # fmt: skip
+    parser.add_argument(
+        "--validation", type=positive, metavar="N", help="pictures or pairs held out to validate on (default: 24)"
+    )
+    parser.add_argument("--start", metavar="MODEL", help="fine-tune this model: a name or a file")
+    parser.add_argument(
+        "--freeze", nargs="+", metavar="PART", help="parts of the network that stay as they are, such as head"
+    )
+    parser.add_argument("--rate", type=_above_zero, metavar="R", help="highest learning rate")
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the run: its state, log and models")
     parser.add_argument("--steps", type=positive, metavar="N", help="steps of the whole run")
+    parser.add_argument(
+        "--minutes", type=_above_zero, metavar="M", help="time for the whole run; its steps are fitted to it"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument(
-        "--minutes", type=_minutes, metavar="M", help="stop after so many minutes; --resume goes on"
+        "--stop-after", type=_above_zero, metavar="M", help="pause after so many minutes; --resume goes on"
     )
+    parser.add_argument("--check", action="store_true", help="look at the data, report, and do not train")
     parser.add_argument("--resume", action="store_true", help="go on where the run was stopped")
     parser.add_argument("--overwrite", action="store_true", help="start anew although the folder holds a run")
-    parser.add_argument("--json", action="store_true", help="print each step as one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print each step, or the report, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train until the steps or the minutes are over."""
+    """Train until the steps or the minutes are over, or report on the data."""
+    config = _config(args)
+    return _check(config, args) if args.check else _train(config, args)
+
+
+def _config(args: argparse.Namespace) -> "TrainConfig":
+    from napari_dmgn import zoo
+    from napari_dmgn.training import TrainConfig
+    from napari_dmgn.training.checks import read_settings
+
+    options: dict[str, Any] = {
+        "data": args.data,
+        "task": args.task,
+        "degradation_kind": args.kind,
+        "validation_pictures": args.validation,
+        "start": args.start,
+        "freeze": args.freeze,
+        "learning_rate": args.rate,
+        "run": args.output,
+        "steps": args.steps,
+        "minutes": args.minutes,
+        "device": args.device,
+    }
+    if args.match and not args.pairs:
+        raise UsageError("--match is for --pairs, which is missing")
+    if args.kind and not (args.data or args.config):
+        raise UsageError("--kind is for --data, which is missing")
+    if args.pairs:
+        options["sources"] = [{"input": args.pairs[0], "background": args.pairs[1], "match": args.match or "auto"}]
+    changes = {name: value for name, value in options.items() if value is not None}
+    if not (args.config or args.data or args.pairs):
+        raise UsageError("nothing to train on; expected CONFIG.toml, --data or --pairs")
+    if args.start and not args.task and not (args.config and "task" in read_settings(args.config)):
+        changes["task"] = zoo.find_model(args.start).task
+    if args.config is not None:
+        return TrainConfig.from_file(args.config, **changes)
+    if args.start:
+        changes["preset"] = "start"
+    return TrainConfig(**changes)
+
+
+def _check(config: "TrainConfig", args: argparse.Namespace) -> int:
+    from napari_dmgn.training import check_data
+
+    report = check_data(config)
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print("\n".join(report.lines()))
+    return 0 if report.training and report.validation else 1
+
+
+def _train(config: "TrainConfig", args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from napari_dmgn.training import TrainConfig, iter_train
+    from napari_dmgn.training import iter_train
+    from napari_dmgn.training.loop import MODEL
+    from napari_dmgn.training.processes import are_several, rank_of_environment
 
-    options = {"data": args.data, "run": args.output, "steps": args.steps, "device": args.device}
-    changes = {name: value for name, value in options.items() if value is not None}
-    config = TrainConfig.from_file(args.config, **changes)
-    stop = time.monotonic() + 60 * (args.minutes or float("inf"))
-    show = not args.json and sys.stderr.isatty()
+    if args.stop_after and are_several():  # each would stop by its own clock, and wait for the others
+        raise UsageError("--stop-after is for a single process; stop torchrun itself, states are saved meanwhile")
+    stop = time.monotonic() + 60 * (args.stop_after or float("inf"))
+    speaks = rank_of_environment() == 0  # of several processes one
+    show = speaks and not args.json and sys.stderr.isatty()
     # Closed in any case: that is when the generator saves the state of a run that is not done.
     with (
         closing(iter_train(config, resume=args.resume, overwrite=args.overwrite)) as events,
         tqdm(total=config.steps, unit="step", disable=not show) as bar,
     ):
+        event = None
         for event in events:
+            bar.total = event.steps
             bar.update(event.step - bar.n)
-            if args.json:
-                print(json.dumps(dataclasses.asdict(event), default=str), flush=True)
+            if not speaks:
+                pass
+            elif args.json:
+                print(json.dumps(event.to_dict()), flush=True)
             elif event.validation or (not show and event.step % _STEPS_BETWEEN_LINES == 0):
-                bar.write(_line(event), file=sys.stdout)
+                bar.write(_lines(event), file=sys.stdout)
                 sys.stdout.flush()
-            if event.step < event.steps and time.monotonic() > stop:
-                if not args.json:
+            if not event.model and time.monotonic() > stop:
+                if speaks and not args.json:
                     bar.write(f"stopped at step {event.step}; go on with --resume", file=sys.stdout)
                 break
+    if event is None and speaks and not args.json:  # a run that was resumed after its end
+        more = "; a run that stopped early goes on with more patience, or 0" if config.patience else ""
+        print(f"nothing left to do{more}\n-> {Path(config.run) / MODEL}")
     return 0
 
 
-def _line(event: "TrainEvent") -> str:
+def _lines(event: "TrainEvent") -> str:
     text = f"step {event.step}/{event.steps}  loss {event.loss:.4f}  {event.seconds:.0f} s"
+    text += f"  network {event.timing.busy:.0%} of the time"
     for name, value in (event.validation or {}).items():
         text += f"  {name} {value:.2f}"
-    return text + (f"  -> {event.model}" if event.model else "")
+    if event.best:
+        text += "  (best so far)"
+    if event.stopped:
+        text += f"\nstopped early: {event.stopped}"
+    if event.model:
+        text += f"\n-> {event.model}"
+    return text + (f"\n{event.comparison.verdict}" if event.comparison else "")
 
 
-def _minutes(text: str) -> float:
+def _above_zero(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected minutes > 0, got {text!r}")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number > 0, got {text!r}")
     return value

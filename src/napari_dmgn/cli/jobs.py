@@ -1,0 +1,170 @@
+"""One image of the command ``restore``: read, restored, and its results written."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_dmgn.api import Restoration
+from napari_dmgn.cli.common import Bar, UsageError, model_arguments, run_restore, written_together
+from napari_dmgn.cli.sources import Source, check_results, result_path
+from napari_dmgn.files import ImageFile, is_store, read_image, write_image
+from napari_dmgn.images import saturate, unit_to_dtype
+from napari_dmgn.lazy import Cluster, Destination, Here, Input, StoreRun
+from napari_dmgn.zoo import load_model
+
+__all__ = ["Job", "Report", "StoreJob", "job_of"]
+
+PARTS = ("background", "noise", "noise_map")
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """An image file, restored in memory.
+
+    Attributes
+    ----------
+    source : the input
+    results : a path for each part
+    args : of the command line
+    """
+
+    source: Path
+    results: dict[str, Path]
+    args: argparse.Namespace
+
+    def exists(self) -> bool:
+        """Whether any of the results is there."""
+        return any(path.exists() for path in self.results.values())
+
+    def read(self) -> Any:
+        """Load what `work` needs."""
+        return read_image(self.source)
+
+    def work(self, image: Any) -> Any:
+        """Return what `write` needs."""
+        return image, run_restore(
+            self.source.name,
+            image.array,
+            **model_arguments(self.args),
+            **_axes(image, self.args),
+            intensity_range=self.args.range,
+            masks=self.args.masks,
+            dtype=self.args.dtype,
+        )
+
+    def write(self, done: Any) -> Report:
+        """Write all results, or none."""
+        image, restoration = done
+        masks = _mask_paths(restoration, self.results)
+        # Which masks there are, only the network knows.
+        check_results([(self.source, masks.values())], inputs=[], overwrite=self.args.overwrite)
+        paths = self.results | masks
+        with written_together(paths["background"].parent) as folder:
+            for name, array in _arrays(restoration):
+                # Only colours are an axis that the map lacks, unless each of them was restored alone.
+                rgb = array.ndim > restoration.noise_map.ndim or bool(image.rgb and array.ndim == image.array.ndim)
+                write_image(folder / paths[name].name, array, like=image, rgb=rgb)
+        return {"input": self.source, "outputs": paths, "provenance": restoration.provenance}
+
+
+class StoreJob(Job):
+    """An image restored window by window into OME-Zarr images; it is never in memory as a whole."""
+
+    def read(self) -> Any:
+        """Nothing yet: windows are read as they are needed."""
+
+    def work(self, image: Any) -> Any:
+        """Restore and write; return the report."""
+        args = self.args
+        source = Input(path=str(self.source.absolute()), level=args.level, rgb=args.rgb)
+        run = StoreRun(
+            source,
+            Destination.of(args.output, self.results, self.source.name),
+            overwrite=args.overwrite,
+            **model_arguments(args),
+            **_axes(source.open(), args),
+            intensity_range=args.range,
+            dtype=args.dtype,
+        )
+        if not args.scheduler:  # what cannot run here is told before anything is written
+            load_model(args.model or args.task, args.device)
+        bar = Bar(self.source.name)
+        try:
+            with Cluster(args.scheduler) if args.scheduler else Here() as workers, closing(run.steps(workers)) as steps:
+                for event in steps:
+                    bar(event)
+        finally:
+            bar.close()
+        return {"input": self.source, "outputs": self.results, "provenance": run.provenance}
+
+    def write(self, done: Any) -> Report:
+        """Nothing more: `work` has written window by window."""
+        report: Report = done
+        return report
+
+
+def job_of(source: Source, args: argparse.Namespace) -> Job:
+    """Decide where the results of an image go, and how they get there.
+
+    Raises
+    ------
+    UsageError
+        If the arguments ask for what the results cannot be.
+    """
+    output, folder = args.output, args.output / source.folder
+    collection = output.suffix.lower() == ".zarr"
+    if collection:
+        results = {part: output / part for part in PARTS}
+        _check_collection(source.path, output, args)
+    else:
+        results = {part: result_path(folder, source.path, part) for part in PARTS}
+    if collection or is_store(source.path):
+        if args.masks:
+            raise UsageError("--masks is for results in files; OME-Zarr results have no masks")
+        return StoreJob(source=source.path, results=results, args=args)
+    for name in ("level", "scheduler"):
+        if getattr(args, name):
+            raise UsageError(f"--{name} is for OME-Zarr images; {str(source.path)!r} is restored in memory")
+    if results["background"].suffix.lower() == ".png" and args.dtype == "float32":
+        raise UsageError(f"PNG holds no {args.dtype}, which --dtype asks for the results of {str(source.path)!r}")
+    return Job(source=source.path, results=results, args=args)
+
+
+def _check_collection(source: Path, output: Path, args: argparse.Namespace) -> None:
+    here, there = source.resolve(), output.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise UsageError(f"the result {str(output)!r} would replace an input, or lie in it")
+    if output.exists() and not is_store(output):
+        raise UsageError(f"{str(output)!r} exists and is no Zarr store")
+    if output.exists() and not args.overwrite and not (output / PARTS[0]).exists():
+        raise UsageError(f"{str(output)!r} exists and is another image; pass --overwrite to replace it")
+
+
+def _axes(image: ImageFile, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the user says of the axes, or else what the file says."""
+    if args.rgb is not None or args.channel_axis is not None:
+        return {"rgb": args.rgb, "channel_axis": args.channel_axis}
+    return {"rgb": image.rgb, "channel_axis": image.channel_axis}
+
+
+def _arrays(restoration: Restoration) -> Iterator[tuple[str, np.ndarray]]:
+    dtype = restoration.background.dtype
+    yield "background", restoration.background
+    yield "noise", saturate(restoration.noise, dtype)[0]
+    yield "noise_map", unit_to_dtype(restoration.noise_map, dtype)
+    for name, mask in (restoration.masks or {}).items():
+        yield f"mask_{name}", mask
+
+
+def _mask_paths(restoration: Restoration, paths: dict[str, Path]) -> dict[str, Path]:
+    path = paths["background"]
+    stem = path.name.rpartition("_background")[0]
+    names = restoration.masks or {}
+    return {f"mask_{name}": path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif") for name in names}

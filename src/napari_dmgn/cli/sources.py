@@ -1,0 +1,144 @@
+"""What the words of a command line name: image files, folders of them, patterns; and where results go."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_dmgn.cli.common import UsageError
+from napari_dmgn.files import IMAGE_SUFFIXES, is_store
+
+__all__ = ["Source", "check_results", "find_sources", "input_files", "result_path"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An image that was named, or found in a folder or by a pattern.
+
+    Attributes
+    ----------
+    path : its file, or its folder where it is a Zarr store
+    folder : where its results go, below the folder of all results
+    found : whether it was found, and not named itself
+    """
+
+    path: Path
+    folder: Path = Path()
+    found: bool = False
+
+
+def find_sources(
+    words: Iterable[Path | str], *, recursive: bool = False, stores: bool = False, output: Path | None = None
+) -> list[Source]:
+    """Return the images that the words name, each once.
+
+    Parameters
+    ----------
+    words : image files, folders (the images directly inside) and patterns such as ``in/*.png``
+    recursive : look into the sub-folders of folders too, and keep the sub-folders in `Source.folder`
+    stores : take Zarr stores too
+    output : the folder of results, which is not looked into where it lies in a folder that is
+
+    Raises
+    ------
+    UsageError
+        If a word names nothing that can be read.
+    """
+    sources: dict[str, Source] = {}
+    for word in map(Path, words):
+        for source in _named(word, recursive, stores, output):
+            sources.setdefault(os.path.abspath(source.path), source)
+    return list(sources.values())
+
+
+def input_files(words: Iterable[Path | str]) -> list[Path]:
+    """Return the image files that the words name, each once; see `find_sources`."""
+    return [source.path for source in find_sources(words)]
+
+
+def _named(word: Path, recursive: bool, stores: bool, output: Path | None) -> list[Source]:
+    if _is_image(word, stores):
+        return [Source(path=word)]
+    if word.is_dir():
+        paths, root = _inside(word, recursive, stores, output), word
+        nothing = f"no image ({', '.join(IMAGE_SUFFIXES)}) in the folder {str(word)!r}"
+    elif word.exists():
+        raise UsageError(f"cannot read {str(word)!r}: expected one of {', '.join(IMAGE_SUFFIXES)}")
+    elif glob.has_magic(str(word)):
+        paths, root = _matching(word, stores), _fixed_part(word)
+        nothing = f"no image ({', '.join(IMAGE_SUFFIXES)}) matches {str(word)!r}"
+    else:
+        raise UsageError(f"no such file: {str(word)!r}")
+    found = [
+        Source(path=path, folder=path.parent.relative_to(root) if recursive else Path(), found=True)
+        for path in sorted(paths)
+    ]
+    if not found:
+        raise UsageError(nothing)
+    return found
+
+
+def _is_image(path: Path, stores: bool) -> bool:
+    if path.is_dir():
+        return stores and is_store(path)
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _inside(folder: Path, recursive: bool, stores: bool, output: Path | None) -> Iterator[Path]:
+    """Yield the images in a folder; what is hidden and the folder of results are left out."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):  # an unfinished run's results, say
+            continue
+        if _is_image(path, stores):
+            yield path
+        elif recursive and _is_searched(path, output):
+            yield from _inside(path, recursive, stores, output)
+
+
+def _is_searched(path: Path, output: Path | None) -> bool:
+    if not path.is_dir() or path.is_symlink() or is_store(path):
+        return False
+    return not (output and output.is_dir() and path.samefile(output))
+
+
+def _matching(pattern: Path, stores: bool) -> Iterator[Path]:
+    return (path for path in map(Path, glob.iglob(str(pattern), recursive=True)) if _is_image(path, stores))
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder before a pattern's first wildcard."""
+    parts = pattern.parts
+    wild = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:wild])
+
+
+def result_path(folder: Path, source: Path, part: str) -> Path:
+    """Return a result's file: of the input's kind, except that JPEG becomes PNG and loses nothing more."""
+    stem, suffix = source.stem, source.suffix
+    if suffix.lower() in (".jpg", ".jpeg"):
+        suffix = ".png"
+    if suffix.lower() == ".zarr" and not stem.lower().endswith(".ome"):
+        suffix = ".ome.zarr"  # what is written is OME-Zarr, whatever was read
+    if stem.lower().endswith(".ome"):  # many readers know OME-TIFF by its double suffix
+        stem, suffix = stem[:-4], stem[-4:] + suffix
+    return folder / f"{stem}_{part}{suffix}"
+
+
+def check_results(
+    results: Iterable[tuple[Path, Iterable[Path]]], *, inputs: Iterable[Path], overwrite: bool
+) -> None:
+    """Refuse, before any work, results that would meet each other, an input, or an existing file."""
+    sources = {path.resolve() for path in inputs}
+    owner: dict[Path, Path] = {}
+    for source, targets in results:
+        for target in targets:
+            if target in owner:
+                raise UsageError(
+                    f"{str(owner[target])!r} and {str(source)!r} would both be written to {target}"
+                )
+            owner[target] = source
+            if target.resolve() in sources:
+                raise UsageError(f"the result {str(target)!r} would replace an input")
+            if target.exists() and not overwrite:
+                raise UsageError(f"{str(target)!r} exists; pass --overwrite to replace it")
