@@ -1,16 +1,22 @@
-"""Picture of napari after a run of "Restore background" on the sample: python docs/make_screenshot.py OUT.png
+"""Pictures of napari with the plugin, on scikit-image's pictures: python docs/make_screenshot.py FOLDER
 
-It needs a display (xvfb-run -a -s "-screen 0 1440x900x24" will do) and takes the shipped model,
-or the first one of the models folder in $NAPARI_DMGN_MODELS.
+Writes napari.png (a run of "Restore background"), napari_compare.png and napari_masks.png, windows of 1280 x 800
+pixels. It needs a display (xvfb-run -a -s "-screen 0 1440x900x24" will do) and takes the shipped model for rain, or
+the first one of the models folder in $NAPARI_DMGN_MODELS. Times in the pictures are those of the machine; all else
+is the same in every run.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
+from typing import Any
 
 import napari
 from qtpy.QtWidgets import QApplication
+
+SIZE = (1280, 800)
 
 
 def settle(seconds: float) -> None:
@@ -21,53 +27,73 @@ def settle(seconds: float) -> None:
         time.sleep(0.01)
 
 
-def make_screenshot(out: str, *, sample: str, size: tuple[int, int], advanced: bool, grid: bool, wait: float) -> str:
-    """Open a sample, press Restore, wait for the layers, save the window; return the status line."""
-    viewer = napari.Viewer(show=True, show_welcome_screen=False)
-    window = viewer.window
-    window.resize(*size)
+def restored(viewer: napari.Viewer, sample: str, *, masks: bool, wait: float) -> Any:
+    """Open a sample, press Restore, wait for the layers; return the widget."""
     viewer.open_sample("napari-dmgn", sample)
-    _, widget = window.add_plugin_dock_widget("napari-dmgn", "Restore background")
-    widget.advanced_button.setChecked(advanced)
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    widget.form.masks_box.setChecked(masks)
     settle(1)
     before = len(viewer.layers)
     widget.restore_button.click()
     end = time.monotonic() + wait
     while not widget.restore_button.isEnabled() and time.monotonic() < end:
         settle(0.05)
-    status = str(widget.status.text())
     if len(viewer.layers) == before:
-        raise SystemExit(f"no layers were added: {status}")
-    if grid:
-        viewer.grid.enabled = True
-        viewer.grid.shape = (2, 2)
+        raise SystemExit(f"no layers were added: {widget.status.text()}")
+    return widget
+
+
+def close_dock(viewer: napari.Viewer, widget: Any) -> None:
+    """Close the dock widget round a widget."""
+    widget.parent().close()
+    settle(0.2)
+
+
+def shot(viewer: napari.Viewer, path: Path) -> None:
+    """Save a picture of the window."""
     viewer.reset_view()
     settle(1.5)
-    window.screenshot(out, canvas_only=False, flash=False)
-    viewer.close()
-    return status
+    viewer.window.screenshot(str(path), canvas_only=False, flash=False)
+    print(path)
+
+
+def restore(viewer: napari.Viewer, path: Path, wait: float) -> None:
+    """Take the picture of a run: all layers in the grid."""
+    restored(viewer, "heavy-rain", masks=False, wait=wait)
+    grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+    grid.enabled, grid.shape = True, (2, 2)
+    shot(viewer, path)
+
+
+def compare(viewer: napari.Viewer, path: Path, wait: float) -> None:
+    """Take the picture of the source and its background side by side."""
+    close_dock(viewer, restored(viewer, "light-rain", masks=False, wait=wait))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Compare")
+    settle(0.5)
+    widget.side_button.click()
+    shot(viewer, path)
+
+
+def masks(viewer: napari.Viewer, path: Path, wait: float) -> None:
+    """Take the picture of all masks."""
+    close_dock(viewer, restored(viewer, "light-rain", masks=True, wait=wait))
+    settle(0.5)
+    (widget,) = (w for w in viewer.window.dock_widgets.values() if type(w).__name__ == "MasksWidget")
+    widget.all_button.click()
+    shot(viewer, path)
 
 
 def main() -> None:
-    """Read the arguments and make the picture."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", help="PNG file to write")
-    parser.add_argument("--sample", default="heavy-rain", help="light-rain or heavy-rain")
-    parser.add_argument("--size", default="1280x800", help="width and height of the window in pixels")
-    parser.add_argument("--advanced", action="store_true", help="with the Advanced section open")
-    parser.add_argument("--no-grid", action="store_true", help="layers on top of each other")
-    parser.add_argument("--wait", type=float, default=60, help="seconds to wait for the result")
+    """Read the arguments and make the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to write to")
+    parser.add_argument("--wait", type=float, default=120, help="seconds to wait for a result")
     given = parser.parse_args()
-    width, height = (int(side) for side in given.size.split("x"))
-    status = make_screenshot(
-        given.out,
-        sample=given.sample,
-        size=(width, height),
-        advanced=given.advanced,
-        grid=not given.no_grid,
-        wait=given.wait,
-    )
-    print(status)
+    for name, make in (("napari", restore), ("napari_compare", compare), ("napari_masks", masks)):
+        viewer = napari.Viewer(show=True, show_welcome_screen=False)
+        viewer.window.resize(*SIZE)
+        make(viewer, given.folder / f"{name}.png", given.wait)
+        viewer.close()
 
 
 if __name__ == "__main__":
