@@ -38,6 +38,15 @@ def test_crops_are_the_eight_symmetries_of_real_crops():
         np.testing.assert_allclose(counts, 4000 / kinds, rtol=0.2)
 
 
+def test_upright_crops_are_mirrored_only():
+    ramp = np.arange(48, dtype=np.uint8).reshape(6, 8, 1).repeat(3, axis=2)
+    crops = pool(ramp).crops(400, 4, torch.Generator().manual_seed(0), upright=True)[:, 0, 0] * 255
+    torch.testing.assert_close(crops.diff(dim=1), torch.full((400, 3, 4), 8.0))  # downwards in every crop
+    rightwards = crops.diff(dim=2)[:, 0, 0].round()
+    assert set(rightwards.tolist()) == {-1.0, 1.0}
+    assert 0.4 < (rightwards > 0).float().mean() < 0.6
+
+
 def test_same_generator_state_same_crops():
     one = pool(picture())
     first, again, other = (one.crops(5, 8, torch.Generator().manual_seed(s)) for s in (1, 1, 2))

@@ -566,6 +566,18 @@ def test_copy_buttons(viewer, open_widget, qtbot, cat):
     assert "No image layer is selected" in widget.status.text()
 
 
+def test_showing_the_widget_loads_torch_early(viewer, models, monkeypatch):
+    from qtpy.QtGui import QShowEvent
+
+    from napari_dmgn.plugin import restore_widget
+
+    asked = []
+    monkeypatch.setattr(restore_widget, "load_early", lambda: asked.append("torch"))
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    widget.showEvent(QShowEvent())  # the viewer of the tests is hidden
+    assert asked
+
+
 def test_card_button(open_widget, models, qtbot):
     from qtpy.QtWidgets import QPlainTextEdit
 

@@ -1,5 +1,8 @@
 """The run itself, without a viewer: every end that it can come to."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,25 @@ from napari.layers import Image
 
 from napari_dmgn.plugin.source import capture
 from napari_dmgn.plugin.worker import Cancelled, Failed, Request, Restored, explain, run
+
+EARLY = """
+import sys, threading
+from napari_dmgn.plugin import worker
+print("torch" in sys.modules)
+for _ in range(2):  # the second call finds the first one's thread
+    worker.load_early()
+started = [thread for thread in threading.enumerate() if thread.name == worker._EARLY]
+print(len(started))
+for thread in started:
+    thread.join()
+worker.load_early()
+print("torch" in sys.modules, len([t for t in threading.enumerate() if t.name == worker._EARLY]))
+"""
+
+
+def test_torch_is_loaded_early_once_and_in_a_thread():
+    process = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=False)
+    assert process.stdout.split() == ["False", "1", "True", "0"], process.stdout + process.stderr
 
 
 def request_for(data, *, rgb=False, **settings):

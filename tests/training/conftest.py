@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from napari_dmgn.data import Batches, Extras, PicturePool, Source, find_pictures, read_pictures
+from napari_dmgn.data import Batches, PicturePool, Source, find_pictures, read_pictures
 from napari_dmgn.training import TrainConfig, iter_train, loop, state
 
 NETWORK = {
@@ -98,7 +98,7 @@ def batches() -> Callable[..., Batches]:
 
     def make(pictures: Path, config: TrainConfig) -> Batches:
         pool = PicturePool([p for path in find_pictures(pictures) for p in read_pictures(path)])
-        extras = Extras(degrade=config.mixture(), task=config.task)
+        extras = config.extras()
         return Batches([Source(pool=pool)], extras, torch.device("cpu"))
 
     return make

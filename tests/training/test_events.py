@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -78,6 +79,24 @@ def test_card_takes_further_entries_and_the_file_half_the_bytes(pictures, tmp_pa
     assert {dtype for dtype, _ in header.tensors.values()} == {"F16"}
     whole = checkpoint.read_header(uninterrupted[0] / loop.MODEL)
     assert {dtype for dtype, _ in whole.tensors.values()} == {"F32"}
+
+
+def test_commit_is_that_of_our_own_working_copy(tmp_path):
+    file = tmp_path / "src" / "napari_dmgn" / "training" / "card.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("one")
+    assert card_module.code_commit(file) is None
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    told = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert card_module.code_commit(file) == told.stdout.strip() != ""
+    (tmp_path / "untracked").write_text("a run's folder")
+    assert card_module.code_commit(file) == told.stdout.strip()
+    file.write_text("two")
+    assert card_module.code_commit(file) == told.stdout.strip() + "+"
+    installed = tmp_path / "lib" / "site-packages" / "napari_dmgn" / "training" / "card.py"
+    assert card_module.code_commit(installed) is None  # beside somebody's repository
 
 
 def test_hardware_is_named_where_the_system_tells(monkeypatch):

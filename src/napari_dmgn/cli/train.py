@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how --pairs are matched: auto, name, stem, number, 'last number', or two patterns of file names "
         "without suffix such as 'rain-{} norain-{}' (default: auto)",
     )  # fmt: skip
+    parser.add_argument(
+        "--depth", metavar="DIR", help="folder of depth maps for haze, dark near, *_depth or all (default: drawn ones)"
+    )
     parser.add_argument("--task", metavar="TASK", help="rain, haze or reflection (default: that of --start, else rain)")
     parser.add_argument(
         "--kind", metavar="KIND",
@@ -75,6 +78,7 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
 
     options: dict[str, Any] = {
         "data": args.data,
+        "depth": args.depth,
         "task": args.task,
         "degradation_kind": args.kind,
         "validation_pictures": args.validation,

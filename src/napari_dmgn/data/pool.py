@@ -61,7 +61,13 @@ class PicturePool:
         return min(picture.side for picture in self.pictures)
 
     def crops(
-        self, count: int, size: int, generator: Generator, *, rescale: tuple[float, float] = (1.0, 1.0)
+        self,
+        count: int,
+        size: int,
+        generator: Generator,
+        *,
+        rescale: tuple[float, float] = (1.0, 1.0),
+        upright: bool = False,
     ) -> Tensor:
         """Draw crops, each flipped and turned by multiples of 90 degrees at random.
 
@@ -73,14 +79,16 @@ class PicturePool:
         rescale : (low, high)
             Each crop is of a picture enlarged by a factor drawn log-uniformly from this interval;
             less than 1 makes pictures smaller, as far as they stay as large as the crop.
+        upright : bool
+            Only flip left and right: what is up stays up.
 
         Returns
         -------
         (count, layers, 3, size, size) float32 tensor in [0, 1], where the pool is
         """
-        return _unit([self._crop(size, generator, rescale) for _ in range(count)])
+        return _unit([self._crop(size, generator, rescale, upright) for _ in range(count)])
 
-    def _crop(self, size: int, generator: Generator, rescale: tuple[float, float]) -> Tensor:
+    def _crop(self, size: int, generator: Generator, rescale: tuple[float, float], upright: bool) -> Tensor:
         low, high = rescale
         resized = (low, high) != (1.0, 1.0)
         a, b, c, d, *e = torch.rand(5 if resized else 4, generator=generator).tolist()
@@ -93,7 +101,7 @@ class PicturePool:
         crop = pixels[..., top : top + side, left : left + side]
         if side != size:
             crop = _resize(crop, size)
-        turn = int(d * 8)  # the square's eight symmetries
+        turn = 4 * int(d * 2) if upright else int(d * 8)  # a mirror, or the square's eight symmetries
         crop = torch.rot90(crop, turn % 4, (-2, -1))
         return crop.flip(-1) if turn >= 4 else crop
 

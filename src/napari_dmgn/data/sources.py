@@ -39,6 +39,7 @@ class Extras:
     depth : PicturePool or None
         Depth maps, in [0, 1], for degradations that want one; they need not belong to the pictures.
     rescale : (low, high)
+    upright : bool
         See `PicturePool.crops`.
     """
 
@@ -46,6 +47,7 @@ class Extras:
     task: str
     depth: PicturePool | None = None
     rescale: tuple[float, float] = (1.0, 1.0)
+    upright: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ class Batches:
         drawn: dict[int, list[Tensor]] = {1: [], 2: []}
         for source, n in zip(self.sources, self._counts(count, seed, group), strict=True):
             if n:
-                crops = source.pool.crops(n, size, generator, rescale=self.extras.rescale)
+                crops = self._cut(source.pool, n, size, generator)
                 drawn[source.pool.layers].append(crops.to(self.device))
         clean = torch.cat(drawn[1])[:, 0] if drawn[1] else None
         pairs = torch.cat(drawn[2]) if drawn[2] else None
@@ -129,13 +131,16 @@ class Batches:
         generator = self._generator(seed, group, _LAYER)
         pools = [source.pool for source in self.sources if source.pool.layers == 1]
         pool = pools[int(torch.randint(len(pools), (), generator=generator))]
-        return pool.crops(count, size, generator, rescale=self.extras.rescale)[:, 0].to(self.device)
+        return self._cut(pool, count, size, generator)[:, 0].to(self.device)
+
+    def _cut(self, pool: PicturePool, count: int, size: int, generator: torch.Generator) -> Tensor:
+        return pool.crops(count, size, generator, rescale=self.extras.rescale, upright=self.extras.upright)
 
     def _depth(self, count: int, size: int, seed: int, group: int) -> Tensor | None:
         pool = self.extras.depth
         if pool is None or not getattr(self.extras.degrade, "wants_depth", False):
             return None
-        crops = pool.crops(count, size, self._generator(seed, group, _DEPTH))
+        crops = pool.crops(count, size, self._generator(seed, group, _DEPTH), upright=self.extras.upright)
         return crops[:, 0, :1].to(self.device)
 
     def pair(self, crops: Crops, seed: int, *, group: int = 0) -> TensorPair:

@@ -117,12 +117,11 @@ def spend(config: TrainConfig, minutes: float, run: Run, collection: Collection,
     validation : float
         Seconds that one validation takes.
     """
-    from napari_dmgn.data import Batches, Extras
+    from napari_dmgn.data import Batches
     from napari_dmgn.training.budget import fit_steps
 
     count = min(_VALIDATIONS, max(2, int(_VALIDATION_TIME * 60 * minutes / max(validation, 1e-3))))
-    extras = Extras(degrade=config.mixture(), task=config.task, rescale=config.rescale)
-    batches = Batches(collection.sources, extras, run.device)
+    batches = Batches(collection.sources, config.extras(), run.device)
     # The base model is validated once more at the end.
     left = minutes - (count + 1) * validation / 60
     steps = fit_steps(run, batches, max(left, 1e-3), lambda: None)

@@ -31,6 +31,7 @@ from napari_dmgn.plugin.worker import (
     Restored,
     Unfinished,
     explain,
+    load_early,
     seconds_left,
     spare_core,
 )
@@ -372,6 +373,7 @@ class RestoreWidget(DockedWidget):
     def showEvent(self, event: QShowEvent) -> None:
         """Look for models anew: the folder may have changed meanwhile."""
         self.refresh_models()
+        load_early()
         super().showEvent(event)
 
     def enterEvent(self, event: QEnterEvent) -> None:

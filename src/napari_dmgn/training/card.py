@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from napari_dmgn.training.events import Comparison
 from napari_dmgn.training.run import Run
 from napari_dmgn.training.settings import TrainConfig
 
-__all__ = ["model_card"]
+__all__ = ["code_commit", "model_card"]
 
 
 # Where the data lay and where the run went is nobody's business but the trainer's.
@@ -65,11 +66,32 @@ def model_card(
             **scores,
         },
     }
+    if commit := code_commit(Path(__file__)):
+        card["training"]["commit"] = commit
     if run.processes.size > 1:
         card["training"]["processes"] = run.processes.size
     if comparison is not None:
         card["comparison"] = comparison.to_dict()
     return {**card, **config.card}
+
+
+def code_commit(file: Path) -> str | None:
+    """Return the commit of the working copy that a file of ours lies in, "+" behind it if tracked files were changed.
+
+    None where there is no working copy: an installed package lies in somebody else's, or in none.
+    """
+    top = file.resolve().parents[3]
+    if not ((top / ".git").exists() and (top / "src" / "napari_dmgn").is_dir()):
+        return None
+    texts = []
+    for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+        command = ["git", "-C", str(top), *words]
+        try:
+            told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        texts.append(told.stdout.strip())
+    return texts[0] + ("+" if texts[1] else "")
 
 
 def _recipe(config: TrainConfig) -> dict[str, str]:

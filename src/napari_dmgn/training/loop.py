@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from napari_dmgn import checkpoint, perceptual
-from napari_dmgn.data import Batches, Collection, Extras, PicturePool, collect
+from napari_dmgn.data import Batches, Collection, PicturePool, collect
 from napari_dmgn.data.collection import Arrays
 from napari_dmgn.training.budget import fit_steps
 from napari_dmgn.training.card import model_card
@@ -129,7 +129,7 @@ def iter_train(
     if processes.rank == 0:
         for line in collection.report.problems():
             _logger.warning("left out: %s", line)
-    extras = Extras(degrade=config.mixture(), task=config.task, depth=depth, rescale=config.rescale)
+    extras = config.extras(depth)
     training = _Training(
         run=run, batches=Batches(collection.sources, extras, run.device), collection=collection, depth=depth
     )
@@ -212,6 +212,9 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
             if training.main:
                 log(event)
             yield event
+        # Gloo's threads hold the tensors of the last exchange for a moment after it, and abort a process that ends
+        # in it, since they need the interpreter to let go of them. A barrier has no tensors, and waits for the rest.
+        run.processes.barrier()
     finally:
         torch.set_flush_denormal(False)
         # An interrupt may fall into the middle of a step; such a state is never saved.

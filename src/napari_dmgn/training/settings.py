@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_dmgn import discriminator, zoo
 from napari_dmgn.checkpoint import read_header
-from napari_dmgn.data import SourceSpec
+from napari_dmgn.data import Extras, PicturePool, SourceSpec
 from napari_dmgn.losses import RECIPES, LossWeights
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.synthesis import mixtures
@@ -84,6 +84,8 @@ class TrainConfig:
     """Rows of (end as a share of the steps, crop size in pixels, batch size)."""
     rescale: tuple[float, float] = (1.0, 1.0)
     """Pictures are resized by a factor from this interval, log-uniformly, before they are cropped."""
+    upright: bool = False
+    """Crops are mirrored left and right only, not turned too: for what depends on which side is up, as haze does."""
     optimiser: str = "adamw"
     """"adamw", or "muon": Muon for the 3x3 convolutions between feature maps, AdamW for the rest."""
     learning_rate: float = 1e-3
@@ -175,7 +177,7 @@ class TrainConfig:
             value = getattr(self, name)
             check(name, value, is_whole(value) and value >= 1, "an integer of at least 1")
         check("patience", self.patience, is_whole(self.patience) and self.patience >= 0, "an integer of at least 0")
-        for name in ("half", "spectral_norm"):
+        for name in ("half", "spectral_norm", "upright"):
             check(name, getattr(self, name), isinstance(getattr(self, name), bool), "true or false")
         check("seed", self.seed, is_whole(self.seed) and 0 <= self.seed < 2**32, "an integer in [0, 2**32)")
         for name in ("learning_rate", "muon_rate", "clip", "discriminator_rate"):
@@ -260,6 +262,12 @@ class TrainConfig:
         """Return the losses' weights."""
         known(self.losses, [f.name for f in fields(LossWeights)], "loss")
         return replace(RECIPES[self.recipe], **self.losses)
+
+    def extras(self, depth: PicturePool | None = None) -> Extras:
+        """Return what the batches' crops become pairs with."""
+        return Extras(
+            degrade=self.mixture(), task=self.task, depth=depth, rescale=self.rescale, upright=self.upright
+        )
 
     def mixture(self) -> Any:
         """Return the degradation that the pairs are made with."""
