@@ -29,12 +29,15 @@ def noise(shape):
 @pytest.fixture(scope="module")
 def cluster():
     """Two worker processes of one thread each."""
+    before = dict(os.environ)  # Dask sets the workers' limits of threads here too, for every child that comes later
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
+        os.environ.clear()
+        os.environ.update(before)
         client.run(_one_thread)
         yield client
 

@@ -44,12 +44,19 @@ def test_what_is_no_device_is_refused(name, no_gpu):
         devices.resolve_device(name)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("vendor", ["GenuineIntel", "AuthenticAMD"])
+@pytest.mark.parametrize("linux", [False, True])
+@pytest.mark.parametrize("avx512", [False, True])
 @pytest.mark.parametrize("amx", [False, True])
-def test_bf16_where_the_cpu_computes_in_it(bf16, amx, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+def test_bf16_where_the_cpu_is_faster_in_it(amx, avx512, linux, vendor, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert devices.resolve_precision("auto", "cpu") == ("bf16" if bf16 or amx else "float32")
+    monkeypatch.setattr(devices, "_CPUS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(devices.platform, "processor", lambda: "" if linux else f"Model 25, {vendor}")
+    if linux:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    wanted = amx or (avx512 and vendor != "GenuineIntel")
+    assert devices.resolve_precision("auto", "cpu") == ("bf16" if wanted else "float32")
     assert devices.resolve_precision("bf16", "cpu") == "bf16"
     assert devices.resolve_precision("float32", "cpu") == "float32"
 

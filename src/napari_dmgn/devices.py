@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 from pathlib import Path
 
 __all__ = ["free_memory", "resolve_device", "resolve_precision"]
 
+_CPUS = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
@@ -42,7 +44,8 @@ def resolve_device(device: str = "auto") -> str:
 def resolve_precision(precision: str, device: str) -> str:
     """Return "bf16" or "float32" for a precision ("auto", "bf16", "float32") on a device.
 
-    "auto" is bf16 where the hardware computes in it.
+    "auto" is bf16 where the hardware is faster in it than in float32: GPUs that compute in it, and CPUs
+    with AMX, or with AVX512-BF16 unless they are Intel's.
 
     Raises
     ------
@@ -62,9 +65,18 @@ def _has_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
     if device == "cpu":
-        # On other CPUs bf16 is emulated, and slower than float32.
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        # Without either, bf16 is emulated. Intel's cores multiply pairs of bf16 at half the rate of float32's
+        # fused multiply-adds, so that where AMX is hidden from us (a virtual machine) float32 takes 0.6 of the time.
+        amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
+        return bool(amx or (avx512 and not _made_by_intel()))
     return False
+
+
+def _made_by_intel() -> bool:
+    try:
+        return "GenuineIntel" in _CPUS.read_text()
+    except OSError:  # not Linux
+        return "GenuineIntel" in platform.processor()
 
 
 def free_memory(device: str) -> int:

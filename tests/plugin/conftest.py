@@ -1,6 +1,7 @@
 """A napari with our manifest, a restoration that waits for its test, and a clear word where there is no display."""
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -72,7 +73,7 @@ class FakeRestore:
         self.started.set()
         try:
             for tile in range(self.tiles):
-                if self.gated and not self._gate.acquire(timeout=20):
+                if self.gated and not self._gate.acquire(timeout=60):
                     raise TimeoutError("the test did not release a tile")
                 if self.error is not None and self.error_at == tile:
                     raise self.error
@@ -102,6 +103,27 @@ class FakeRestore:
     def _mask(self, image, settings):
         *frames, height, width = image.shape[:-1] if settings["rgb"] else image.shape
         return np.full((*frames, -(-height // 4), -(-width // 4)), 0.5, np.float32)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_context_stays_current():
+    """Leave Qt nothing to trip over when it ends.
+
+    Closed viewers wait for the garbage collector. If it frees a canvas in another thread, of Dask say, the main
+    thread's OpenGL context stays current without being there any more, and brings the process down when the
+    application ends, after the last test.
+    """
+    yield
+    from qtpy.QtCore import QCoreApplication, QEvent
+    from qtpy.QtGui import QOpenGLContext
+    from qtpy.QtWidgets import QApplication
+
+    if QApplication.instance() is None:
+        return
+    gc.collect()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+    if (context := QOpenGLContext.currentContext()) is not None:
+        context.doneCurrent()
 
 
 @pytest.fixture(autouse=True)

@@ -214,6 +214,23 @@ def test_a_core_is_left_to_the_gui(fake_restore, monkeypatch):
     assert torch.get_num_threads() == before
 
 
+def test_runs_that_overlap_give_the_cores_back(monkeypatch):
+    import torch
+
+    from napari_dmgn.plugin import worker
+
+    monkeypatch.setattr(worker.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    threads = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    first, second = worker.spare_core(), worker.spare_core()
+    with first:
+        second.__enter__()  # the later run ends later
+    assert threads[-1] == 3
+    second.__exit__(None, None, None)
+    assert threads[-1] == 4
+
+
 def test_model_is_let_go_where_the_user_wants_it(request_of, stack):
     from napari_dmgn import zoo
 

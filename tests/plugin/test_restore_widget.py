@@ -44,6 +44,15 @@ def finish(qtbot, timeout=5000):
     qtbot.wait(10)
 
 
+def says(qtbot, widget, text):
+    """Wait until the status holds a text; where it never does, what it holds is in the error."""
+
+    def said():
+        assert text in widget.status.text()
+
+    qtbot.waitUntil(said, timeout=60_000)
+
+
 def names(viewer):
     return [layer.name for layer in viewer.layers]
 
@@ -85,7 +94,7 @@ def test_work_is_done_off_the_gui_thread_and_shown_in_it(viewer, open_widget, fa
     widget._job.progressed.connect(lambda event: shown_in.append(threading.current_thread()))
     qtbot.waitUntil(fake_restore.started.is_set)
     fake_restore.release()
-    qtbot.waitUntil(lambda: "tile 1 of 3" in widget.status.text())
+    says(qtbot, widget, "tile 1 of 3")
     assert (widget.progress_bar.value(), widget.progress_bar.maximum()) == (1, 3)
     assert not widget.restore_button.isEnabled()
     assert widget.cancel_button.isEnabled()
@@ -102,7 +111,7 @@ def test_cancel_stops_at_the_next_tile_and_adds_nothing(viewer, open_widget, fak
     press(qtbot, widget.restore_button)
     qtbot.waitUntil(fake_restore.started.is_set)
     fake_restore.release()
-    qtbot.waitUntil(lambda: "tile 1 of" in widget.status.text())
+    says(qtbot, widget, "tile 1 of")
     press(qtbot, widget.cancel_button)
     assert "Stopping" in widget.status.text()
     fake_restore.release()
@@ -463,7 +472,8 @@ def test_stop_a_stack_and_resume_it(viewer, open_widget, fake_restore, qtbot):
     fake_restore.gated, fake_restore.tiles = True, 2
     press(qtbot, widget.restore_button)
     fake_restore.release(5)
-    qtbot.waitUntil(lambda: "frame 3 of 4" in widget.status.text(), timeout=20_000)
+
+    says(qtbot, widget, "frame 3 of 4")
     press(qtbot, widget.cancel_button)
     fake_restore.release(5)
     finish(qtbot)
@@ -488,7 +498,7 @@ def test_a_frame_that_fails_leaves_those_before_it(viewer, open_widget, fake_res
     fake_restore.gated, fake_restore.tiles = True, 2
     press(qtbot, widget.restore_button)
     fake_restore.release(3)
-    qtbot.waitUntil(lambda: "frame 2 of 3" in widget.status.text(), timeout=20_000)
+    says(qtbot, widget, "frame 2 of 3")
     fake_restore.error, fake_restore.error_at = OSError("the card is gone"), 1
     fake_restore.release(5)
     finish(qtbot)

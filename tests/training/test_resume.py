@@ -44,15 +44,15 @@ def test_killed_trainer_resumes_to_the_same_weights(pictures, uninterrupted, tmp
     config = settings(pictures, tmp_path / "run", save_minutes=0)
     # The child saves after every step and dawdles, so that the signal surely finds it at work.
     script = (
-        "import json, sys, time\n"
+        "import json, sys, time, torch\n"
+        "torch.set_num_threads(int(sys.argv[2]))\n"  # sums in another number of parts round otherwise
         "from napari_dmgn.training import TrainConfig, iter_train\n"
         "for event in iter_train(TrainConfig(**json.loads(sys.argv[1]))):\n"
         "    print(event.step, flush=True)\n"
         "    time.sleep(0.15)\n"
     )
-    command = [sys.executable, "-c", script, json.dumps(config.to_dict())]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads}) as child:
+    command = [sys.executable, "-c", script, json.dumps(config.to_dict()), str(torch.get_num_threads())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         for line in child.stdout:
             if int(line) == 4:

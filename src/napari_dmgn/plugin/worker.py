@@ -333,20 +333,41 @@ def _provenance(request: Request, volume: Volume) -> dict[str, Any]:
     return record
 
 
-@contextlib.contextmanager
-def spare_core() -> Iterator[None]:
-    """Leave a core to the GUI's thread while torch computes."""
-    _load_library()
-    import torch
+class _SpareCore:
+    """Torch's number of threads is the process's: the last of several runs gives back what the first one found."""
 
-    before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if before >= cores > 1:
-        torch.set_num_threads(cores - 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        _load_library()
+        import torch
+
+        with self._lock:
+            if self._runs == 0:
+                self._before = torch.get_num_threads()
+            self._runs += 1
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            if self._before >= cores > 1:
+                torch.set_num_threads(cores - 1)
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        with self._lock:
+            self._runs -= 1
+            if self._runs == 0:
+                torch.set_num_threads(self._before)
+
+
+_spare_core = _SpareCore()
+
+
+def spare_core() -> contextlib.AbstractContextManager[None]:
+    """Leave a core to the GUI's thread while torch computes, in any number of runs at once."""
+    return _spare_core
 
 
 def load_early() -> None:
