@@ -1,5 +1,7 @@
 """A tiled image equals a whole one; the engine is a generator that leaves no trace."""
 
+import errno
+import io
 import pickle
 import weakref
 from dataclasses import replace
@@ -13,8 +15,10 @@ from napari_dmgn import devices
 from napari_dmgn.inference import (
     Planes,
     Step,
+    engine,
     gains,
     iter_infer,
+    noise,
     phases,
     plan,
     plans,
@@ -170,8 +174,46 @@ def test_a_real_preset_in_strips_equals_the_whole(preset, monkeypatch):
 def test_strips_without_the_kept_noise_equal_those_with_it(masks, monkeypatch):
     model, batch = narrow("compact"), planes_of(161, 45)
     kept = in_strips(model, batch, 32, monkeypatch, masks=masks)
-    monkeypatch.setattr(plans, "_STORE_CEILING", 0)
+    monkeypatch.setattr(engine, "noise_store", lambda *_: None)
     assert difference(in_strips(model, batch, 32, monkeypatch, masks=masks), kept) <= 1e-5
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_noise_kept_in_a_file_is_the_same_bit_for_bit(precision, monkeypatch, tmp_path):
+    model, batch = narrow("compact"), planes_of(161, 45, n=2)
+    kept = in_strips(model, batch, 32, monkeypatch, precision=precision)
+    opened, temporary = [], noise.tempfile.TemporaryFile
+    monkeypatch.setattr(noise, "_MEMORY_CEILING", 0)
+    monkeypatch.setattr(noise.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(noise.tempfile, "TemporaryFile", lambda dir: opened.append(temporary(dir=dir)) or opened[-1])
+    filed = in_strips(model, batch, 32, monkeypatch, precision=precision)
+    assert len(opened) == 1
+    assert opened[0].closed
+    for name in ("background", "noise", "noise_map", "coarse"):
+        np.testing.assert_array_equal(getattr(filed, name), getattr(kept, name))
+
+
+def test_noise_is_generated_again_where_the_disk_is_full(monkeypatch, caplog):
+    model, batch = narrow("compact"), planes_of(161, 45)
+    kept = in_strips(model, batch, 32, monkeypatch)
+
+    class Full(io.BytesIO):
+        def write(self, content):
+            if self.tell() > 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
+
+    monkeypatch.setattr(engine, "noise_store", lambda config, *_: noise.NoiseStore(config.trunk_stride, Full()))
+    assert difference(in_strips(model, batch, 32, monkeypatch), kept) <= 1e-5
+    assert caplog.text.count("No space left on device") == 1
+
+
+def test_noise_is_not_kept_where_neither_memory_nor_disk_has_room(model, monkeypatch):
+    made = plan(model, (64, 64), **EXACT)
+    assert noise.noise_store(model.config, (1, 3, 64, 64), made) is not None
+    monkeypatch.setattr(noise, "_MEMORY_CEILING", 0)
+    monkeypatch.setattr(noise, "_DISK_SHARE", 0)
+    assert noise.noise_store(model.config, (1, 3, 64, 64), made) is None
 
 
 def test_strips_in_bf16_are_close_to_float32(monkeypatch):

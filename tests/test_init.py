@@ -77,6 +77,12 @@ def test_restore_needs_no_napari_and_no_qt():
     assert loaded_after("from napari_dmgn.api import restore").isdisjoint(HEAVY)
 
 
+def test_restoring_loads_no_compiler():
+    # torch's takes seconds, and holds up whoever waits for Python's lock; sympy is what only it needs.
+    statement = "import numpy, napari_dmgn; napari_dmgn.restore(numpy.zeros((16, 16, 3), numpy.uint8), device='cpu')"
+    assert "sympy" not in loaded_after(statement)
+
+
 def test_version_is_the_one_that_is_installed():
     from importlib import metadata
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from napari_dmgn.inference import phases
 from napari_dmgn.inference.memory import is_out_of_memory, release
+from napari_dmgn.inference.noise import noise_store
 from napari_dmgn.inference.planes import Collector, FloatArray, Pixels, Planes, Sink, Step
-from napari_dmgn.inference.plans import Plan, noise_store_fits, plan
-from napari_dmgn.inference.strips import NoiseStore
+from napari_dmgn.inference.plans import Plan, plan
 from napari_dmgn.inference.work import Job, Work, begin, pieces
 
 if TYPE_CHECKING:
@@ -94,9 +94,13 @@ def _run(
     kept = Collector(n, h, w) if sink is None else None
     put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
     job = Job(model=model, pixels=batch, plan=made, masks=masks, put=put)
-    if made.strip is not None and noise_store_fits(model.config, batch.shape, made):
-        job.noise = NoiseStore(model.config.trunk_stride)
-    yield from _work(job)
+    if made.strip is not None:
+        job.noise = noise_store(model.config, batch.shape, made)
+    try:
+        yield from _work(job)
+    finally:
+        if job.noise is not None:
+            job.noise.close()
     yield _planes(n, kept, masks, _report(job))
 
 

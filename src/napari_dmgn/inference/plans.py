@@ -15,16 +15,13 @@ if TYPE_CHECKING:
     from napari_dmgn.model.config import NetworkConfig
     from napari_dmgn.model.descriptor import Model
 
-__all__ = ["Plan", "bytes_per_pixel", "noise_store_fits", "plan", "round_up"]
+__all__ = ["Plan", "bytes_per_pixel", "plan", "round_up"]
 
 # Share of the free memory that a window may take, and a ceiling: beyond it a window only gets slower.
 _MEMORY_SHARE = 0.4
 _MEMORY_CEILING = 6 << 30
 # Pixels of a strip: larger ones are no faster, and a caller waits longer for a chance to stop.
 _STRIP_PIXELS = {"cpu": 1 << 19, "cuda": 1 << 24}
-# Of the noise that is kept between the phases: beyond it, it is generated again.
-_STORE_CEILING = 5 << 28
-_STORE_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +120,6 @@ def _strip_rows(
     fitting = int(free * _MEMORY_SHARE / bytes_per_pixel(config, precision)) // across - config.receptive_radius
     rows = max(min(rows, fitting) // config.stride, 1) * config.stride
     return rows if 2 * rows < padded[0] else None
-
-
-def noise_store_fits(config: NetworkConfig, shape: tuple[int, ...], made: Plan) -> bool:
-    """Tell whether the noise of a whole (N, 3, H, W) batch may be kept between the phases."""
-    if not config.noise_branch:
-        return False
-    height, width = config.working_size(*shape[2:])
-    size = shape[0] * 3 * height * width * (2 if made.precision == "bf16" else 4)
-    return size <= min(_STORE_CEILING, _STORE_SHARE * devices.free_memory("cpu"))
 
 
 def _cut(padded: tuple[int, int], side: int, margin: int, stride: int) -> list[Window]:

@@ -16,55 +16,12 @@ from napari_dmgn.inference.rows import Rows, Tape, align
 from napari_dmgn.tiling import Span, Window
 
 if TYPE_CHECKING:
+    from napari_dmgn.inference.noise import NoiseStore
     from napari_dmgn.inference.plans import Plan
     from napari_dmgn.model.descriptor import Model
     from napari_dmgn.model.network import DMGN, NetworkOutput
 
-__all__ = ["NoiseStore", "Strips"]
-
-
-class NoiseStore:
-    """R of the whole image on the trunk's grid, from phase 1 to phase 2; in the number type that it has.
-
-    Parameters
-    ----------
-    trunk : int
-        The network's trunk stride.
-    """
-
-    def __init__(self, trunk: int) -> None:
-        self.trunk = trunk
-        self._shape = torch.Size()
-        self._blocks: dict[int, Tensor] = {}  # by their first row
-
-    def __bool__(self) -> bool:
-        return bool(self._blocks)
-
-    def put(self, noise: Rows) -> None:
-        """Keep rows."""
-        self._shape = noise.shape
-        if noise.data is not None:
-            self._blocks[noise.start] = noise.data.to("cpu", copy=True)
-
-    def get(self, tape: Tape, rows: tuple[int, int], device: str) -> Rows:
-        """Return what belongs to rows of the image."""
-        start, stop = self._trunk_rows(rows)
-        parts = []
-        for first, block in self._blocks.items():
-            own = block[:, :, max(start - first, 0) : max(stop - first, 0)]
-            if own.shape[2]:
-                parts.append(own)
-        return Rows(tape, torch.cat(parts, dim=2).to(device), start, self._shape)
-
-    def drop(self, rows: tuple[int, int]) -> None:
-        """Let go of what ends with rows of the image: it has been used."""
-        stop = self._trunk_rows(rows)[1]
-        for first in [first for first, block in self._blocks.items() if first + block.shape[2] <= stop]:
-            del self._blocks[first]
-
-    def _trunk_rows(self, rows: tuple[int, int]) -> tuple[int, int]:
-        start, stop = (-(-row // self.trunk) for row in rows)
-        return start, stop
+__all__ = ["Strips"]
 
 
 class Strips:

@@ -12,10 +12,11 @@ import numpy as np
 from napari_dmgn.inference import phases
 from napari_dmgn.inference.phases import Gains, WindowSums
 from napari_dmgn.inference.plans import Plan, round_up
-from napari_dmgn.inference.strips import NoiseStore, Strips
+from napari_dmgn.inference.strips import Strips
 from napari_dmgn.tiling import Window, halved, widened
 
 if TYPE_CHECKING:
+    from napari_dmgn.inference.noise import NoiseStore
     from napari_dmgn.inference.planes import Part, Pixels
     from napari_dmgn.model.descriptor import Model
     from napari_dmgn.model.network import Separated

@@ -109,6 +109,8 @@ class DMGN(nn.Module):
         )
 
     def _initialise(self) -> None:
+        if self.refiner.out.weight.is_meta:
+            return  # weights are to come; without storage, torch would load its compiler (seconds) to draw none
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
