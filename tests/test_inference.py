@@ -21,6 +21,7 @@ from napari_dmgn.inference import (
     noise,
     phases,
     plan,
+    planes,
     plans,
     read_window,
     restore_window,
@@ -92,7 +93,7 @@ def narrow(preset, **changes):
     """A preset's structure, strides and dilations with few channels."""
     widths = tuple(8 for _ in PRESETS[preset].branch_widths)
     small = {"width": 8, "branch_widths": widths, "bottleneck_cells": 2, "attention_reduction": 2}
-    return seeded(replace(PRESETS[preset], **small, **changes))
+    return seeded(replace(PRESETS[preset], **(small | changes)))
 
 
 def seeded(config):
@@ -293,6 +294,37 @@ def test_out_of_memory_halves_the_tile_and_goes_on(scarce, monkeypatch, caplog, 
     assert events[-1].done == events[-1].total > steps - (place == -1)
 
 
+PLACES = {
+    "operator": (torch.nn.functional, "conv2d"),
+    "result": (strips.Strips, "_part"),
+    "handing over": (planes.Collector, "put"),
+    "keeping noise": (noise.NoiseStore, "put"),
+    "reading noise": (noise.NoiseStore, "get"),
+}
+
+
+@pytest.mark.parametrize("call", [1, 2, 4, 6])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("keep", [False, True])
+def test_wherever_memory_runs_out_the_result_is_the_same(place, call, keep, monkeypatch):
+    model, batch = narrow("compact"), planes_of(161, 45)
+    wanted = in_strips(model, batch, 32, monkeypatch)
+    if not keep:
+        monkeypatch.setattr(engine, "noise_store", lambda *_: None)
+    owner, name = PLACES[place]
+    real, calls = getattr(owner, name), count(1)
+
+    def scarce(*args, **kwargs):
+        if next(calls) == call:
+            raise MemoryError("Unable to allocate 1. GiB")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, scarce)
+    found = in_strips(model, batch, 32, monkeypatch)
+    assert difference(found, wanted) <= 1e-5
+    assert len(found.report["fallbacks"]) == (next(calls) > call + 1)
+
+
 def test_each_time_memory_runs_out_is_told(scarce, monkeypatch, caplog):
     model, batch = narrow("compact"), planes_of(161, 45)
     monkeypatch.setattr(plans, "_strip_rows", lambda *_: 64)
@@ -389,6 +421,26 @@ def official(**changes):
         torch.manual_seed(3)
         preset = PRESETS["official-reflection"]
         return wrap(DMGN(replace(preset, attention_reduction=2, **small, **changes)).eval())
+
+
+def test_windows_that_read_less_than_the_image_equal_the_whole():
+    """The tests above have images within the receptive field: here every second window has its own border."""
+    model = narrow("compact", branch_widths=(8,), refine_dilations=(1,), head_levels=1)
+    radius, partial = model.config.receptive_radius, 0
+    for number, long in enumerate(range(2 * radius + 37, 2 * radius + 107, 7)):
+        shape = (long, 20 + number) if number % 2 else (20 + number, long)
+        batch = planes_of(*shape, seed=number)
+        batch[..., : shape[1] // 2] *= 0.2
+        whole, _ = run(model, batch, tile=None)
+        for tile in (16, 32, 48):
+            assert difference(run(model, batch, tile=tile)[0], whole) <= 1e-5, (shape, tile)
+            size = model.config.working_size(*shape)
+            made = plan(model, shape, tile=tile, **EXACT)
+            partial += sum((w.rows.read[1] - w.rows.read[0], w.columns.read[1] - w.columns.read[0]) != size
+                           for w in made.parts)  # fmt: skip
+            near = run(model, batch, tile=tile, halo=16)[0]
+            assert difference(near, whole) > 1e-5
+    assert partial > 100
 
 
 @torch.inference_mode()

@@ -410,6 +410,14 @@ class _Batch:
 
     def put(self, part: "Part") -> None:
         """Write what the network made of a part of every frame."""
+        counted = self._results.clipped_pixels, self._results.nonfinite_pixels
+        try:
+            self._put(part)
+        except BaseException:  # out of memory, say: the part comes again
+            self._results.clipped_pixels, self._results.nonfinite_pixels = counted
+            raise
+
+    def _put(self, part: "Part") -> None:
         (first, last), (left, right) = part.rows, part.columns
         step = max(1, _PUT_PIXELS // max(right - left, 1))
         for n, (index, picture) in enumerate(zip(self.indices, self._pictures, strict=True)):

@@ -129,13 +129,15 @@ class NoiseStore:
         """Forget everything, and remove the file."""
         self._blocks.clear()
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written is not wanted any more
+                self._file.close()
 
     def _write(self, data: Tensor) -> _Stored:
         assert self._file is not None
         stored = _Stored(self._end, data.shape, data.dtype)
         self._file.seek(self._end)
         self._end += self._file.write(data.to("cpu").contiguous().view(torch.uint8).numpy().tobytes())
+        self._file.flush()  # here, where a full disk is heeded
         return stored
 
     def _read(self, block: Tensor | _Stored) -> Tensor:

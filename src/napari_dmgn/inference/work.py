@@ -202,11 +202,14 @@ class StripWork:
         self.strips = Strips(job.model, job.pixels, job.plan, None if job.masks else job.noise)
         self.height = self.strips.size[0]
         self.at = 0
+        # What the last strip gave, until it is handed over: the operators have seen its rows, and it cannot be done
+        # again where memory runs out in between.
+        self.result: WindowSums | Part | None = None
 
     @property
     def left(self) -> int:
-        """Number of strips that are not done."""
-        return -(-(self.height - self.at) // self.rows)
+        """Number of strips that are not done, or not handed over."""
+        return -(-(self.height - self.at) // self.rows) + (self.result is not None)
 
     @property
     def what(self) -> str:
@@ -215,14 +218,19 @@ class StripWork:
 
     def step(self) -> None:
         """Do the next strip."""
-        job, rows = self.job, (self.at, min(self.at + self.rows, self.height))
-        if job.known is None:
-            job.add(self.strips.sums(rows))
-        else:
-            part = self.strips.restore(rows, job.known, masks=job.masks)
-            if part is not None:
-                job.put(part)
-        self.at = rows[1]
+        job = self.job
+        if self.result is None:
+            rows = (self.at, min(self.at + self.rows, self.height))
+            if job.known is None:
+                self.result = self.strips.sums(rows)
+            else:
+                self.result = self.strips.restore(rows, job.known, masks=job.masks)
+            self.at = rows[1]
+        if isinstance(self.result, WindowSums):
+            job.add(self.result)
+        elif self.result is not None:
+            job.put(self.result)
+        self.result = None
 
     def smaller(self) -> Work | None:
         """Halve the strips that are to come; what the operators keep stays."""
