@@ -150,6 +150,21 @@ def fake_restore(monkeypatch):
 
 
 @pytest.fixture
+def notices():
+    """Tell what napari's notifications were given since the last time: pairs of severity and text."""
+    from napari.utils.notifications import notification_manager
+
+    notification_manager.records.clear()
+
+    def new():
+        found = [(record.severity.value, record.message) for record in notification_manager.records]
+        notification_manager.records.clear()
+        return found
+
+    return new
+
+
+@pytest.fixture
 def models(monkeypatch, tmp_path):
     """A list of models in the place of the installed ones: one shipped, for rain."""
     from napari_dmgn import zoo

@@ -104,7 +104,7 @@ def test_work_is_done_off_the_gui_thread_and_shown_in_it(viewer, open_widget, fa
     assert set(shown_in) == {threading.main_thread()}
 
 
-def test_cancel_stops_at_the_next_tile_and_adds_nothing(viewer, open_widget, fake_restore, qtbot, cat):
+def test_cancel_stops_at_the_next_tile_and_adds_nothing(viewer, open_widget, fake_restore, qtbot, cat, notices):
     viewer.add_image(cat, rgb=True, name="cat")
     widget = open_widget()
     fake_restore.gated, fake_restore.tiles = True, 1000
@@ -118,6 +118,7 @@ def test_cancel_stops_at_the_next_tile_and_adds_nothing(viewer, open_widget, fak
     finish(qtbot)
     assert fake_restore.closed.is_set()
     assert widget.status.text() == "Cancelled. Nothing was added."
+    assert notices() == [("info", "Restoring 'cat' was cancelled. Nothing was added.")]
     assert names(viewer) == ["cat"]
 
     fake_restore.gated, fake_restore.tiles = False, 2
@@ -142,7 +143,7 @@ def test_cancel_in_the_activity_dock_works_too(viewer, open_widget, fake_restore
     assert names(viewer) == ["cat"]
 
 
-def test_second_click_starts_no_second_run(viewer, open_widget, fake_restore, qtbot, cat):
+def test_second_click_starts_no_second_run(viewer, open_widget, fake_restore, qtbot, cat, notices):
     viewer.add_image(cat, rgb=True, name="cat")
     widget = open_widget()
     fake_restore.gated = True
@@ -153,6 +154,34 @@ def test_second_click_starts_no_second_run(viewer, open_widget, fake_restore, qt
     finish(qtbot)
     assert len(fake_restore.calls) == 1
     assert len(viewer.layers) == 4
+    assert [severity for severity, _ in notices()] == ["info"]
+
+
+def test_a_run_of_another_widget_is_said(viewer, open_widget, fake_restore, qtbot, cat, notices):
+    from napari_dmgn.plugin.commands import quick_restore
+
+    viewer.add_image(cat, rgb=True, name="cat")
+    widget = open_widget()
+    fake_restore.gated = True
+    quick_restore(viewer, "rain")
+    press(qtbot, widget.restore_button)
+    assert widget.status.text().startswith("Another restoration is still running.")
+    assert notices() == [("warning", widget.status.text())]
+    assert widget.restore_button.isEnabled()
+
+
+def test_where_the_widget_is_seen_it_alone_tells_of_success(
+    make_napari_viewer, npe2pm, manifest, models, fake_restore, qtbot, cat, notices
+):
+    npe2pm.register(manifest)
+    viewer = make_napari_viewer(show=True)
+    viewer.add_image(cat, rgb=True, name="cat")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    qtbot.waitUntil(widget.isVisible)
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert widget.status.text().startswith("Restored 'cat'")
+    assert notices() == []
 
 
 def test_an_earlier_result_is_not_overwritten(viewer, open_widget, qtbot, cat):
@@ -192,27 +221,31 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
     assert names(viewer) == ["gray", "gray noise map", "gray background"]
 
 
-def test_nothing_to_add_is_said(viewer, open_widget, fake_restore, qtbot, cat):
+def test_nothing_to_add_is_said(viewer, open_widget, fake_restore, qtbot, cat, notices):
     viewer.add_image(cat, rgb=True)
     widget = open_widget()
     for box in widget.output_boxes.values():
         box.setChecked(False)
     press(qtbot, widget.restore_button)
     assert "Choose at least one layer to add" in widget.status.text()
+    assert [severity for severity, _ in notices()] == ["warning"]
     assert not fake_restore.calls
 
 
-def test_layer_choice_follows_the_viewer(viewer, open_widget, fake_restore, qtbot, cat):
+def test_layer_choice_follows_the_viewer(viewer, open_widget, fake_restore, qtbot, cat, notices):
     widget = open_widget()
     assert "No image layer is selected" in widget.status.text()
     assert not widget.layer_box.isEnabled()
+    assert notices() == []  # a hint is no answer to a click
     press(qtbot, widget.restore_button)
     assert "No image layer is selected" in widget.status.text()
+    assert notices() == [("warning", widget.status.text())]
 
     labels = viewer.add_labels(np.zeros((24, 32), int), name="cells")
     assert "'cells' is a Labels layer. Select an image layer." in widget.status.text()
     press(qtbot, widget.restore_button)
     assert "'cells' is a Labels layer" in widget.status.text()
+    assert notices() == [("warning", "'cells' is a Labels layer. Select an image layer.")]
     assert not fake_restore.calls
 
     first, second = viewer.add_image(cat, rgb=True, name="a"), viewer.add_image(cat, rgb=True, name="b")
@@ -228,7 +261,7 @@ def test_layer_choice_follows_the_viewer(viewer, open_widget, fake_restore, qtbo
     assert widget.layer() is second
 
 
-def test_layer_deleted_during_the_run(viewer, open_widget, fake_restore, qtbot, cat):
+def test_layer_deleted_during_the_run(viewer, open_widget, fake_restore, qtbot, cat, notices):
     layer = viewer.add_image(cat, rgb=True, name="cat", scale=(3, 4))
     widget = open_widget()
     fake_restore.gated = True
@@ -240,9 +273,12 @@ def test_layer_deleted_during_the_run(viewer, open_widget, fake_restore, qtbot, 
     assert names(viewer) == ["cat noise map", "cat noise", "cat background"]
     np.testing.assert_array_equal(viewer.layers[0].scale, (3, 4))
     assert "removed meanwhile" in widget.status.text()
+    ((severity, text),) = notices()
+    assert severity == "info"
+    assert text == widget.status.text().partition("\n")[0]
 
 
-def test_widget_closed_during_the_run(viewer, open_widget, fake_restore, qtbot, cat):
+def test_widget_closed_during_the_run(viewer, open_widget, fake_restore, qtbot, cat, notices):
     viewer.add_image(cat, rgb=True, name="cat")
     widget = open_widget()
     fake_restore.gated, fake_restore.tiles = True, 1000
@@ -255,6 +291,7 @@ def test_widget_closed_during_the_run(viewer, open_widget, fake_restore, qtbot, 
     finish(qtbot)
     assert fake_restore.closed.is_set()
     assert names(viewer) == ["cat"]
+    assert notices() == []
     # The closed widget listens no more, and a new one works.
     viewer.add_image(cat, rgb=True, name="dog")
     fake_restore.gated, fake_restore.tiles = False, 2
@@ -264,7 +301,7 @@ def test_widget_closed_during_the_run(viewer, open_widget, fake_restore, qtbot, 
     assert "dog background" in names(viewer)
 
 
-def test_hidden_widget_goes_on(viewer, open_widget, fake_restore, qtbot, cat):
+def test_hidden_widget_goes_on(viewer, open_widget, fake_restore, qtbot, cat, notices):
     viewer.add_image(cat, rgb=True, name="cat")
     widget = open_widget()
     fake_restore.gated = True
@@ -273,6 +310,9 @@ def test_hidden_widget_goes_on(viewer, open_widget, fake_restore, qtbot, cat):
     fake_restore.release(3)
     finish(qtbot)
     assert len(viewer.layers) == 4
+    ((severity, text),) = notices()
+    assert severity == "info"
+    assert text.startswith("Restored 'cat' in ")
 
 
 def test_viewer_closed_during_the_run(npe2pm, manifest, make_napari_viewer, models, fake_restore, qtbot, cat):
@@ -290,18 +330,19 @@ def test_viewer_closed_during_the_run(npe2pm, manifest, make_napari_viewer, mode
     assert fake_restore.closed.is_set()
 
 
-def test_broken_checkpoint(viewer, open_widget, fake_restore, qtbot, cat):
+def test_broken_checkpoint(viewer, open_widget, fake_restore, qtbot, cat, notices):
     viewer.add_image(cat, rgb=True, name="cat")
     widget = open_widget()
     fake_restore.error = ValueError("rain.safetensors: truncated: 100 bytes of 4000")
     press(qtbot, widget.restore_button)
     finish(qtbot)
     assert widget.status.text() == "Could not restore 'cat': rain.safetensors: truncated: 100 bytes of 4000"
+    assert notices() == [("error", widget.status.text())]
     assert names(viewer) == ["cat"]
     assert widget.restore_button.isEnabled()
 
 
-def test_exception_in_the_worker(viewer, open_widget, fake_restore, qtbot, cat):
+def test_exception_in_the_worker(viewer, open_widget, fake_restore, qtbot, cat, notices):
     viewer.add_image(cat, rgb=True, name="cat")
     widget = open_widget()
     fake_restore.error, fake_restore.error_at = RuntimeError("shapes\ndo not fit"), 1
@@ -309,6 +350,7 @@ def test_exception_in_the_worker(viewer, open_widget, fake_restore, qtbot, cat):
     finish(qtbot)
     assert widget.status.text() == "Could not restore 'cat': Unexpected RuntimeError: shapes do not fit"
     assert "Traceback" in widget.status.toolTip()
+    assert notices() == [("error", widget.status.text())]
     assert widget.restore_button.isEnabled()
     fake_restore.error = None
     press(qtbot, widget.restore_button)
@@ -342,7 +384,7 @@ def test_real_model_and_a_file_that_breaks(viewer, qtbot, tiny_checkpoint, rainy
     assert len(viewer.layers) == 4
 
 
-def test_no_model(viewer, models, open_widget, fake_restore, qtbot, cat):
+def test_no_model(viewer, models, open_widget, fake_restore, qtbot, cat, notices):
     models.found.clear()
     models.broken.append((models.info.path, "not a safetensors file"))
     viewer.add_image(cat, rgb=True)
@@ -351,6 +393,9 @@ def test_no_model(viewer, models, open_widget, fake_restore, qtbot, cat):
     press(qtbot, widget.restore_button)
     assert "No model is installed." in widget.status.text()
     assert "rain.safetensors: not a safetensors file" in widget.status.text()
+    ((severity, text),) = notices()
+    assert severity == "warning"
+    assert text.startswith("No model is installed.")
     assert not fake_restore.calls
 
 
@@ -491,7 +536,7 @@ def test_stop_a_stack_and_resume_it(viewer, open_widget, fake_restore, qtbot):
     assert not widget.resume_button.isVisibleTo(widget)
 
 
-def test_a_frame_that_fails_leaves_those_before_it(viewer, open_widget, fake_restore, qtbot):
+def test_a_frame_that_fails_leaves_those_before_it(viewer, open_widget, fake_restore, qtbot, notices):
     stack = np.random.default_rng(0).integers(0, 256, (3, 400, 360), np.uint8)
     viewer.add_image(stack, name="s")
     widget = open_widget()
@@ -503,6 +548,8 @@ def test_a_frame_that_fails_leaves_those_before_it(viewer, open_widget, fake_res
     fake_restore.release(5)
     finish(qtbot)
     assert widget.status.text().startswith("Frame 2 failed: the card is gone\nStopped: 1 of 3 frames")
+    text = "Could not restore all of 's': the card is gone. The first 1 of 3 frames were added."
+    assert notices() == [("error", text)]
     np.testing.assert_array_equal(viewer.layers["s background"].data[:1], stack[:1] // 2)
     assert widget.resume_button.isVisibleTo(widget)
 
@@ -521,11 +568,12 @@ def test_layer_renamed_and_changed_during_the_run(viewer, open_widget, fake_rest
     np.testing.assert_array_equal(viewer.layers[-1].scale, (3, 4))
 
 
-def test_empty_layer(viewer, open_widget, fake_restore, qtbot):
+def test_empty_layer(viewer, open_widget, fake_restore, qtbot, notices):
     viewer.add_image(np.zeros((0, 4, 5)), name="nothing", contrast_limits=(0, 1))
     widget = open_widget()
     press(qtbot, widget.restore_button)
     assert "'nothing' is empty: its shape is (0, 4, 5)." in widget.status.text()
+    assert notices() == [("warning", widget.status.text())]
     assert not fake_restore.calls
 
 

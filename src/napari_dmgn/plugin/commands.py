@@ -17,6 +17,7 @@ from napari_dmgn.plugin.job import BUSY, RestoreJob
 from napari_dmgn.plugin.preferences import preferences
 from napari_dmgn.plugin.results import add_layers
 from napari_dmgn.plugin.source import capture, placement, why_not
+from napari_dmgn.plugin.summary import failure, stopped_by
 from napari_dmgn.plugin.worker import Failed, Outcome, Request, Restored
 
 if TYPE_CHECKING:
@@ -71,13 +72,12 @@ def quick_restore(viewer: ViewerModel, task: str) -> None:
             add_layers(viewer, outcome.layers)
             if outcome.unfinished is not None:
                 done, frames = outcome.provenance["frames_done"], outcome.provenance["frames"]
-                added = f"The first {done} of {frames} frames were added."
                 if outcome.problem is not None:
-                    show_error(f"Could not restore all of '{name}': {outcome.problem.message} {added}")
+                    show_error(stopped_by(name, outcome))
                 else:
-                    show_info(f"Restoring '{name}' was cancelled. {added}")
+                    show_info(f"Restoring '{name}' was cancelled. The first {done} of {frames} frames were added.")
         elif isinstance(outcome, Failed):
-            show_error(f"Could not restore '{name}': {outcome.message}")
+            show_error(failure(name, outcome))
         else:
             show_info(f"Restoring '{name}' was cancelled. Nothing was added.")
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image
 from napari.qt.threading import create_worker
+from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtGui import QEnterEvent, QGuiApplication, QShowEvent
 from qtpy.QtWidgets import QVBoxLayout
 
 from napari_dmgn import zoo
-from napari_dmgn.plugin import conservation, estimate, likeness, recipe
+from napari_dmgn.plugin import estimate, likeness, recipe
 from napari_dmgn.plugin.form import DockedWidget, FormArea, refill
 from napari_dmgn.plugin.job import BUSY, RestoreJob
 from napari_dmgn.plugin.models import models_problem
@@ -23,6 +24,7 @@ from napari_dmgn.plugin.restore_form import RestoreForm
 from napari_dmgn.plugin.results import MASKS_KEY, add_layers
 from napari_dmgn.plugin.run_bar import RunBar
 from napari_dmgn.plugin.source import capture, why_not
+from napari_dmgn.plugin.summary import failure, stopped_by, summary
 from napari_dmgn.plugin.worker import (
     Cancelled,
     Failed,
@@ -229,7 +231,7 @@ class RestoreWidget(DockedWidget):
         try:
             request = self._request()
         except ValueError as error:
-            self.bar.say(str(error))
+            self._refuse(str(error))
             return
         self._forget_unfinished()
         self._start(RestoreJob(request))
@@ -249,7 +251,7 @@ class RestoreWidget(DockedWidget):
         if not job.start():
             self._job = None
             self.bar.set_running(False)
-            self.bar.say(BUSY)
+            self._refuse(BUSY)
             return
         self.bar.say(f"Restoring '{job.request.source.name}': loading the model …")
 
@@ -268,7 +270,7 @@ class RestoreWidget(DockedWidget):
         try:
             request = self._request()
         except ValueError as error:
-            self.bar.say(str(error))
+            self._refuse(str(error))
             return
         self._set_measuring(True)
         self.bar.estimate.setText("Measuring …")
@@ -286,7 +288,7 @@ class RestoreWidget(DockedWidget):
         self._set_measuring(False)
         self._show_estimate()
         if problem:
-            self.bar.say(problem)
+            self._fail(problem)
 
     def copy_python(self) -> None:
         """Put Python that does the same on the clipboard."""
@@ -300,7 +302,7 @@ class RestoreWidget(DockedWidget):
         try:
             text, heed = write(self._request())
         except ValueError as error:
-            self.bar.say(str(error))
+            self._refuse(str(error))
             return
         QGuiApplication.clipboard().setText(text)
         self.bar.say(f"{said} {heed}".strip())
@@ -333,17 +335,35 @@ class RestoreWidget(DockedWidget):
         self.bar.set_running(False)
         name = job.request.source.name
         if isinstance(outcome, Cancelled):
-            self.bar.say("Cancelled. Nothing was added.")
+            self._tell("Cancelled. Nothing was added.", f"Restoring '{name}' was cancelled. Nothing was added.")
         elif isinstance(outcome, Failed):
-            self.bar.say(f"Could not restore '{name}': {outcome.message}", details=outcome.details)
+            self._fail(failure(name, outcome), details=outcome.details)
         else:
             gone = self._job_layer not in self._viewer.layers
             self._add(outcome)
-            problem = outcome.problem
-            text = _summary(name, outcome.provenance, gone=gone, problem=problem.message if problem else "")
-            self.bar.say(text, details=problem.details if problem else "")
+            text = summary(name, outcome, gone=gone)
+            if outcome.problem is not None:
+                self.bar.say(text, details=outcome.problem.details)
+                show_error(stopped_by(name, outcome))
+            else:
+                self._tell(text, text.partition("\n")[0])
         self._job_layer = None
         self._show_estimate()
+
+    def _refuse(self, text: str) -> None:
+        """Say why a click does nothing."""
+        self.bar.say(text)
+        show_warning(text)
+
+    def _fail(self, text: str, *, details: str = "") -> None:
+        self.bar.say(text, details=details)
+        show_error(text)
+
+    def _tell(self, text: str, notice: str) -> None:
+        """Say what came of a run, in a notification too where nobody sees the widget."""
+        self.bar.say(text)
+        if not self.isVisible():
+            show_info(notice)
 
     def _add(self, outcome: Restored) -> None:
         """Add the results; a resumed run's take the place of the part that was there."""
@@ -410,29 +430,3 @@ def _models_stamp() -> object:
         return [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
     except (ImportError, OSError):
         return None
-
-
-def _summary(name: str, provenance: dict[str, Any], *, gone: bool, problem: str = "") -> str:
-    done, frames = provenance["frames_done"], provenance["frames"]
-    if done < frames:
-        parts = [f"Frame {done + 1} failed: {problem}\n"] if problem else []
-        parts += [f"Stopped: {done} of {frames} frames of '{name}' are done and were added; Resume does the others"]
-    else:
-        parts = [f"Restored '{name}'"]
-    if isinstance(provenance.get("seconds"), int | float):
-        parts.append(f" in {provenance['seconds']:.1f} s")
-    if provenance.get("device"):
-        parts.append(f" on {str(provenance['device']).upper()}")
-    parts.append(".")
-    for key, what in (("clipped_pixels", "clipped to the data type"), ("nonfinite_pixels", "NaN or infinite")):
-        if provenance.get(key):
-            parts.append(f" {provenance[key]} pixels {what}.")
-    parts += [f" {text}." for text in provenance.get("fallbacks") or ()]
-    if gone:
-        parts.append(" The layer was removed meanwhile; its results were added all the same.")
-    if unlike := likeness.sentence(provenance.get("unlike") or []):
-        parts.append(f"\n{unlike}")
-    parts.append(f"\n{conservation.sentence(provenance['conservation'])}")
-    return "".join(parts)
-
-
