@@ -5,6 +5,7 @@ below makes up (stored as float32): an input in [0, 1], outputs in [-1, 1] units
 equal to its rain arrays, and the input and the separator's mask are the same for all tasks.
 """
 
+import io
 import json
 import pickle
 import re
@@ -216,6 +217,38 @@ def test_wrong_files_are_refused_in_one_line_and_nothing_is_written(content, mes
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
     assert [p.name for p in tmp_path.iterdir()] == ["wrong.pth"]
+
+
+def test_a_file_cut_off_anywhere_is_refused(tmp_path):
+    """Of both formats of PyTorch's checkpoints, and safetensors under another name."""
+    whole = io.BytesIO()
+    torch.save({"a": torch.zeros(3)}, whole, _use_new_zipfile_serialization=False)
+    old = whole.getvalue()
+    torch.save({"a": torch.zeros(3)}, whole := io.BytesIO())
+    cuts = [old[:n] for n in range(len(old))] + [whole.getvalue()[:n] for n in range(0, len(whole.getvalue()), 97)]
+    path = tmp_path / "cut.pth"
+    for content in [*cuts, b"\x08" + bytes(7) + b"{}"]:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            official.read_pth(path)
+
+
+def test_missing_tensors_are_all_named(state, tmp_path, capsys):
+    gone = ["module.seperator.conv.1.weight", "module.up2.up.4.bias"]
+    gone = [key for key in gone if key in state] or [key.removeprefix("module.") for key in gone]
+    torch.save({key: tensor for key, tensor in state.items() if key not in gone}, tmp_path / "net.pth")
+    command = ["models", "import-official", str(tmp_path / "net.pth"), "--task", "rain"]
+    command += ["-o", str(tmp_path / "out.safetensors")]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    for key in gone:
+        assert f"missing  {key.removeprefix('module.')}\n" in told.out
+    assert told.err.count("\n") == 1
+    assert main([*command, "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["missing"] == [key.removeprefix("module.") for key in gone]
+    assert answer["path"] is None
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_missing_file_and_wrong_output_name(tmp_path):

@@ -113,6 +113,17 @@ def test_a_task_means_the_shipped_model_and_a_name_the_users(shipped, mine, put)
     assert zoo.find_model("rain").path.parent == mine
 
 
+def test_a_task_without_a_shipped_model_means_the_users_own(shipped, mine, put):
+    put(shipped / "rain.safetensors", task="rain")
+    put(mine / "fog.safetensors", task="haze")
+    assert zoo.find_model("haze").name == "fog"
+    put(mine / "mist.safetensors", task="haze")
+    with pytest.raises(ValueError, match="several models for haze: fog, mist; name one as the model"):
+        zoo.find_model("haze")
+    put(mine / "haze.safetensors", task="haze")
+    assert zoo.find_model("haze").name == "haze"
+
+
 def test_an_unknown_name_names_the_near_match(shipped, mine, put):
     put(mine / "stripes.safetensors")
     put(shipped / "rain.safetensors")

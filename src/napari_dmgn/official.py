@@ -5,10 +5,8 @@ The names on their side are facts of the published files; what is computed with 
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
     from napari_dmgn.model.network import DMGN
 
-__all__ = ["TASKS", "ImportReport", "convert", "import_official", "key_map", "read_pth"]
+__all__ = ["TASKS", "ImportReport", "MissingTensorsError", "convert", "import_official", "key_map", "read_pth"]
 
 TASKS = tuple(name.removeprefix("official-") for name in PRESETS if name.startswith("official-"))
 """Tasks that the authors released a model for."""
@@ -59,6 +57,14 @@ class ImportReport:
     used: dict[str, str]
     dropped: dict[str, str]
     missing: tuple[str, ...]
+
+
+class MissingTensorsError(CheckpointError):
+    """The file lacks tensors that the network needs; `report` names all of them."""
+
+    def __init__(self, message: str, report: ImportReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def key_map(config: NetworkConfig) -> dict[str, str]:
@@ -130,8 +136,10 @@ def convert(state: Mapping[str, Tensor], task: str) -> tuple[DMGN, ImportReport]
 
     Raises
     ------
+    MissingTensorsError
+        Tensors are missing.
     CheckpointError
-        A tensor is missing, mis-shaped or not finite.
+        A tensor is mis-shaped or not finite.
     """
     import torch
 
@@ -142,9 +150,10 @@ def convert(state: Mapping[str, Tensor], task: str) -> tuple[DMGN, ImportReport]
     names = key_map(config)
     report = _report(theirs, names, config)
     if report.missing:
-        raise CheckpointError(
+        raise MissingTensorsError(
             f"not a DMGN checkpoint of the authors: {len(report.missing)} of {len(names)} tensors are missing, "
-            f"the first is {report.missing[0]}"
+            f"the first is {report.missing[0]}",
+            report,
         )
     with torch.device("meta"):
         network = DMGN(config)
@@ -208,7 +217,8 @@ def import_official(path: str | Path, task: str, output: str | Path) -> ImportRe
     Raises
     ------
     CheckpointError
-        The file is no PyTorch checkpoint, or not the authors' network; one line, nothing is written.
+        The file is no PyTorch checkpoint, or not the authors' network (`MissingTensorsError`, where it lacks
+        tensors); one line, nothing is written.
     """
     path, output = Path(path), Path(output)
     _preset(task)
@@ -216,6 +226,8 @@ def import_official(path: str | Path, task: str, output: str | Path) -> ImportRe
         raise ValueError(f"output is {str(output)!r}; wanted a name that ends in .safetensors")
     try:
         network, report = convert(read_pth(path), task)
+    except MissingTensorsError as error:
+        raise MissingTensorsError(f"{path}: {error}", error.report) from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     card = {
@@ -244,9 +256,9 @@ def read_pth(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}") from error
-    # What a broken or foreign file raises inside the unpickler has no common base.
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError,
-            AttributeError, IndexError, zipfile.BadZipFile) as error:  # fmt: skip
+    except MemoryError:
+        raise
+    except Exception as error:  # what a broken or foreign file raises inside the unpickler has no common base
         raise CheckpointError("not a PyTorch checkpoint that holds weights only") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

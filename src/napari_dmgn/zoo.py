@@ -135,8 +135,8 @@ def broken_models() -> list[tuple[Path, str]]:
 def find_model(name: str | Path) -> ModelInfo:
     """Find a model by task, by name, or by the path of its file.
 
-    A task's name means the shipped model of that task; any other name is looked for among
-    all models, the user's first.
+    A task's name means the shipped model of that task, or else the user's model of that name, or the
+    only one of that task; any other name is looked for among all models, the user's first.
 
     Raises
     ------
@@ -157,6 +157,12 @@ def find_model(name: str | Path) -> ModelInfo:
     for model in reversed(models):
         if model.name == text:
             return model
+    if text in TASKS:
+        own = [model for model in models if model.task == text]
+        if len(own) == 1:
+            return own[0]
+        if own:
+            raise ValueError(f"several models for {text}: {', '.join(m.name for m in own)}; name one as the model")
     # A broken file under this name says more than "no such model".
     for path, shipped in _files():
         if path.stem == text:

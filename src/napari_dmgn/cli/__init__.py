@@ -90,9 +90,13 @@ def _messages_on_stderr() -> Iterator[None]:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("napari-dmgn: %(message)s"))
     logger.addHandler(handler)
+    # What it has to say of a broken file is in our own line.
+    foreign = logging.getLogger("tifffile")
+    before, foreign.disabled = foreign.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             yield
     finally:
         logger.removeHandler(handler)
+        foreign.disabled = before

@@ -2,11 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_dmgn.cli.common import UsageError, add_json_option, print_json, size
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.zoo import TASKS
+
+if TYPE_CHECKING:
+    from napari_dmgn.official import ImportReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -182,22 +185,35 @@ def _bytes_bar() -> Any:
 
 
 def _import_official(args: argparse.Namespace) -> int:
-    from napari_dmgn.official import import_official
+    from napari_dmgn.official import MissingTensorsError, import_official
     from napari_dmgn.zoo import models_folder
 
     output = args.output or models_folder() / f"official-{args.task}.safetensors"
     if output.exists() and not args.overwrite:
         raise UsageError(f"{str(output)!r} exists; pass --overwrite to replace it")
-    report = import_official(args.file, args.task, output)
-    if args.json:
-        print_json({"path": output, "used": report.used, "dropped": report.dropped})
-        return 0
+    try:
+        report = import_official(args.file, args.task, output)
+    except MissingTensorsError as error:
+        _tell_import(error.report, None, as_json=args.json)
+        raise
+    _tell_import(report, output, as_json=args.json)
+    return 0
+
+
+def _tell_import(report: "ImportReport", output: Path | None, *, as_json: bool) -> None:
+    """Print what became of every key; without an output nothing was written."""
+    if as_json:
+        facts = {"used": report.used, "dropped": report.dropped, "missing": report.missing}
+        print_json({"path": output, **facts})
+        return
     for key, name in report.used.items():
         print(f"used     {key} -> {name}")
     for key, why in report.dropped.items():
         print(f"dropped  {key}: {why}")
-    print(f"{len(report.used)} tensors used, {len(report.dropped)} dropped, none missing: {output}")
-    return 0
+    for key in report.missing:
+        print(f"missing  {key}")
+    if output is not None:
+        print(f"{len(report.used)} tensors used, {len(report.dropped)} dropped, none missing: {output}")
 
 
 def _facts(model: Any) -> dict[str, Any]:

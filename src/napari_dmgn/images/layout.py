@@ -132,7 +132,10 @@ def read_layout(shape: tuple[int, ...], *, channel_axis: int | None = None, rgb:
         return Layout(shape=shape, channel_axis=axis)
     if rgb is None:
         if len(shape) > 4:
-            raise ValueError(f"an image of {len(shape)} axes needs channel_axis= or rgb=; got shape {shape}")
+            raise ValueError(
+                f"an image of {len(shape)} axes needs channel_axis= or rgb= "
+                f"(--channel-axis N or --rgb); got shape {shape}"
+            )
         rgb = guess_rgb(shape)
     elif rgb and not guess_rgb(shape):
         raise ValueError(f"rgb=True needs a last axis of 3 or 4; got shape {shape}")
