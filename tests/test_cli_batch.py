@@ -2,6 +2,7 @@
 
 import json
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -188,23 +189,57 @@ def test_reading_and_writing_overlap_with_the_work():
     assert wrote == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("step", ["read", "work", "write"])
-def test_an_item_that_fails_stops_no_other_and_a_bug_stops_all(step):
-    steps = {
-        "read": lambda item: item,
-        "work": lambda item, value: value,
-        "write": lambda item, value: value,
-    }
+STEPS = {
+    "read": lambda item: item,
+    "work": lambda item, value: value,
+    "write": lambda item, value: value,
+}
 
-    def failing(error):
-        def fails(item, *_):
-            if item == 1:
-                raise error
-            return item
 
-        return steps | {step: fails}
+def failing(step, error) -> dict:
+    """Steps of which one fails at item 1."""
 
-    error = OSError("full")
-    assert list(overlapped([0, 1, 2], **failing(error))) == [(0, 0), (1, error), (2, 2)]
-    with pytest.raises(ZeroDivisionError):
-        list(overlapped([0, 1, 2], **failing(ZeroDivisionError())))
+    def fails(item, *_):
+        if item == 1:
+            raise error
+        return item
+
+    return STEPS | {step: fails}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "error",
+    [OSError("full"), EOFError(), zlib.error("-3"), RuntimeError("CUDA"), ModuleNotFoundError(name="x"), KeyError(1)],
+)
+def test_an_item_that_fails_stops_no_other(step, error):
+    assert list(overlapped([0, 1, 2], **failing(step, error))) == [(0, 0), (1, error), (2, 2)]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interrupt_stops_all_but_what_was_done_is_told(step):
+    outcomes = overlapped([0, 1, 2], **failing(step, KeyboardInterrupt()))
+    assert next(outcomes) == (0, 0)
+    with pytest.raises(KeyboardInterrupt):
+        next(outcomes)
+
+
+def test_an_error_of_the_network_is_told_with_the_file_and_the_others_are_restored(
+    folder, model, tmp_path, monkeypatch, capsys
+):
+    import napari_dmgn.api as api
+
+    real, calls = api.restore, iter(range(9))
+
+    def fails_once(*arguments, **options):
+        if next(calls) == 0:
+            raise RuntimeError("CUDA error: an illegal memory access")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(api, "restore", fails_once)
+    assert main(["restore", str(folder), "-o", str(tmp_path / "out"), *model]) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert str(folder / "a.tif") in line
+    assert "illegal memory access" in line
+    assert printed.out.endswith("2 images: 1 restored, 0 skipped, 1 failed\n")

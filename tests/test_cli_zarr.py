@@ -310,13 +310,21 @@ def broken_metadata(path: Path, what: str) -> None:
         del image["axes"][0]
     elif what == "level":
         shutil.rmtree(path / "0")
+    elif what == "gzip":  # whose decoder raises EOFError at the end of a file that was cut off
+        pixels = np.asarray(zarr.open_group(path)["0"])
+        shutil.rmtree(path / "0")
+        codecs = {"compressors": zarr.codecs.GzipCodec(), "chunks": (20, 20)}
+        zarr.open_group(path).create_array("0", data=pixels, **codecs)
+        described = json.loads((path / "zarr.json").read_text())
+        (chunk,) = (path for path in (path / "0" / "c").rglob("*") if path.is_file())
+        chunk.write_bytes(chunk.read_bytes()[:-40])
     else:
         chunk = next(path for path in (path / "0" / "c").rglob("*") if path.is_file())
         chunk.write_bytes(chunk.read_bytes()[:12] + b"damaged" * 5)
     (path / "zarr.json").write_text(json.dumps(described))
 
 
-@pytest.mark.parametrize("what", ["datasets", "axis", "level", "chunk"])
+@pytest.mark.parametrize("what", ["datasets", "axis", "level", "chunk", "gzip"])
 def test_a_broken_image_does_not_stop_a_batch(what, tmp_path, model, capsys):
     broken = store(tmp_path / "in" / "a.ome.zarr", noise((20, 20)), "YX")
     store(tmp_path / "in" / "b.ome.zarr", noise((20, 20)), "YX")

@@ -11,8 +11,6 @@ Read = TypeVar("Read")
 Done = TypeVar("Done")
 Written = TypeVar("Written")
 
-_EXPECTED = (ValueError, OSError, MemoryError)
-
 
 def overlapped(
     items: Sequence[Item],
@@ -24,7 +22,8 @@ def overlapped(
     """Yield what became of each item, in order; an item that fails yields its error and stops no other.
 
     `work` runs here, `read` and `write` on a thread each. At most one item is read ahead and one
-    waits to be written, so three are in memory at most. Errors that no file can cause are raised.
+    waits to be written, so three are in memory at most. Any error is an item's own: decoders and
+    drivers raise what they like. An interrupt stops all, after what became of the item before it.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         reading = [reader.submit(read, item) for item in items[:1]]
@@ -33,9 +32,13 @@ def overlapped(
             reading += [reader.submit(read, following) for following in items[place + 1 : place + 2]]
             try:
                 done = work(item, reading.pop(0).result())
-            except _EXPECTED as error:
+            except Exception as error:
                 writing: Future[Any] = Future()
                 writing.set_exception(error)
+            except BaseException:
+                if last is not None:  # it is written by now, and whoever sums up has to know
+                    yield _outcome(last)
+                raise
             else:
                 writing = writer.submit(write, item, done)
             if last is not None:
@@ -48,5 +51,5 @@ def overlapped(
 def _outcome(written: tuple[Item, Future[Any]]) -> tuple[Item, Any]:
     try:
         return written[0], written[1].result()
-    except _EXPECTED as error:
+    except Exception as error:
         return written[0], error

@@ -46,6 +46,24 @@ class Input:
         """Open the image; a store is read where it is indexed, a file is read whole, once."""
         return _open(self, _changed(self.path))
 
+    def read(self, index: tuple[Any, ...]) -> Array:
+        """Read a part.
+
+        Raises
+        ------
+        OSError
+            If a chunk cannot be decoded; it names the image, which decoders do not.
+        """
+        try:
+            return np.asarray(self.open().array[index])
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:
+            if self.path in str(error):
+                raise
+            reason = str(error) or type(error).__name__
+            raise OSError(f"cannot read {self.path!r}: {reason}") from error
+
     def identity(self) -> dict[str, Any]:
         """What tells this image from another one, as far as can be seen without reading it."""
         image = self.open().array
@@ -138,7 +156,7 @@ class StoreJob:
         layout = self.volume.layout
         found = []
         for frame in self.volume.batches[batch]:
-            values = np.asarray(self.image.open().array[self._own(frame, window)])
+            values = self.image.read(self._own(frame, window))
             (pair,) = block_extremes(values, layout=Layout(shape=values.shape, rgb=layout.rgb)).values()
             found.append({layout.channel(frame): pair})
         return found
@@ -146,8 +164,7 @@ class StoreJob:
     def read(self, batch: int, window: int) -> list[Array]:
         """Return the pixels that the window reads of each frame of a batch."""
         region = self.volume.recipe.region(self.volume.windows[window], self.volume.dtype)
-        array = self.image.open().array
-        return [np.asarray(array[self._place(frame, *region)]) for frame in self.volume.batches[batch]]
+        return [self.image.read(self._place(frame, *region)) for frame in self.volume.batches[batch]]
 
     def sums(self, batch: int, window: int, values: list[Array], limits: list[Limits]) -> WindowSums:
         """Phase 1 of a window."""
