@@ -53,6 +53,7 @@ class FakeRestore:
         self.error = None
         self.error_at = None  # None: when it is called, before any work
         self.noise_offset = 0.0
+        self.reported = {}
         self.calls = []
         self.threads = []
         self.started = threading.Event()
@@ -96,7 +97,7 @@ class FakeRestore:
             noise=noise,
             noise_map=np.full(pixels, 0.25, np.float32),
             coarse=image,
-            provenance={"task": task, "model": "fake", "device": "cpu", "seconds": 0.5},
+            provenance={"task": task, "model": "fake", "device": "cpu", "seconds": 0.5, **self.reported},
             masks={"background/1": self._mask(image, settings)} if settings["masks"] else None,
         )
 

@@ -60,6 +60,17 @@ def test_frame_by_frame_is_what_a_script_gets(request_of, stack, tiny_checkpoint
     assert {event.frame for event in steps} == {0, 1, 2}
 
 
+def test_error_of_a_short_halo_is_the_largest_of_all_frames(request_of, stack, tiny_checkpoint):
+    frames = stack.copy()
+    frames[2] = 100  # the tiny network errs most where all is alike
+    settings = {"tile": 128, "halo": 4, "intensity_range": (0.0, 4000.0)}
+    _, outcome = outcome_of(run(request_of(frames, **settings), bool))
+    fixed = {"model": tiny_checkpoint, "rgb": False, "device": "cpu", "precision": "float32"}
+    errors = [api.restore(frame, **fixed, **settings).provenance["halo_error"] for frame in frames]
+    assert outcome.provenance["halo_error"] == pytest.approx(max(errors))
+    assert max(errors) > 1.2 * errors[0]
+
+
 def test_stopped_and_resumed_is_the_same_as_uninterrupted(request_of, stack):
     request = request_of(stack)
     _, whole = outcome_of(run(request, bool))

@@ -684,7 +684,12 @@ def test_advanced_settings_reach_the_run(
     viewer.add_image(cat, rgb=True, name="cat")
     widget = open_widget()
     box = widget.form.advanced_box
-    box.halo_box.setCurrentText("32 pixels (approximate)")
+    assert [box.halo_box.itemText(i) for i in range(box.halo_box.count())] == [
+        "Exact (272 pixels)",
+        "Half (136 pixels)",
+        "Quarter, approximate (68 pixels)",
+    ]
+    box.halo_box.setCurrentIndex(1)
     assert not box.halo_box.isEnabled()  # strips need none
     assert box.values()["halo"] == "exact"
     box.tile_box.setCurrentText("128 × 128 pixels")
@@ -703,13 +708,42 @@ def test_advanced_settings_reach_the_run(
     press(qtbot, widget.restore_button)
     finish(qtbot)
     settings = fake_restore.calls[0][2]
-    assert (settings["tile"], settings["halo"]) == (128, 32)
+    assert (settings["tile"], settings["halo"]) == (128, 136)
     assert (settings["dtype"], settings["intensity_range"]) == ("float32", (3.0, 200.5))
     assert (tmp_path / "out.zarr").is_dir()
     assert viewer.layers["cat background"].metadata["napari_dmgn"]["store"] == str(tmp_path / "out.zarr")
     press(qtbot, widget.restore_button)
     finish(qtbot)
     assert "out.zarr exists" in widget.status.text()
+
+
+def test_halos_follow_the_model(viewer, open_widget, models):
+    small = {"width": 8, "head_levels": 2, "branch_widths": (8, 12), "bottleneck_cells": 1, "refine_dilations": (1, 2)}
+    for name, config in (("small", small), ("of a later version", {"no such setting": 1})):
+        models.found.append(dataclasses.replace(models.info, name=name, shipped=False, config=config))
+    widget = open_widget()
+    box = widget.form.advanced_box
+    box.tile_box.setCurrentText("128 × 128 pixels")
+    box.halo_box.setCurrentIndex(2)
+    assert box.values()["halo"] == 68
+    widget.model_box.setCurrentText("small")
+    assert 0 < box.values()["halo"] < 68
+    assert box.halo_box.currentText() == f"Quarter, approximate ({box.values()['halo']} pixels)"
+    widget.model_box.setCurrentText("of a later version")
+    assert (box.halo_box.count(), box.values()["halo"]) == (1, "exact")
+    assert box.halo_box.isEnabled()
+
+
+@pytest.mark.parametrize(("error", "words"), [(0.0316, "3.2 %"), (0.23, "23 %"), (0.0046, "0.46 %"), (1e-7, "0.01 %")])
+def test_what_a_short_halo_costs_is_said(viewer, open_widget, fake_restore, qtbot, cat, error, words):
+    viewer.add_image(cat, rgb=True, name="cat")
+    widget = open_widget()
+    fake_restore.reported = {"halo_error": error}
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    said = f"Tiles differ from the whole by up to {words} of the range at a pixel (3 windows)."
+    assert said in widget.status.text()
+    assert viewer.layers["cat background"].metadata["napari_dmgn"]["halo_error"] == error
 
 
 def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_dmgn import zoo
+from napari_dmgn.model.config import NetworkConfig
 from napari_dmgn.plugin.advanced import AdvancedBox
 from napari_dmgn.plugin.form import breakable, choice, combo, note, refill
 from napari_dmgn.plugin.models import model_card, model_label, model_summary, models_problem
@@ -117,6 +118,7 @@ class RestoreForm(QWidget):
     def _show_model(self) -> None:
         model = self.model()
         self.card_button.setEnabled(model is not None)
+        self.advanced_box.offer_halos(_reach(model))
         parts = [] if model is None else [model_summary(model)]
         if problem := models_problem(none=model is None):
             parts.append(problem)
@@ -166,3 +168,11 @@ class RestoreForm(QWidget):
             self.input_note.setText(text)
             self.input_note.setVisible(bool(text))
             self.resized.emit()
+
+
+def _reach(model: zoo.ModelInfo | None) -> int | None:
+    """Pixels to each side that a pixel of the result depends on; None of a network of another version."""
+    try:
+        return None if model is None else int(NetworkConfig.from_dict(model.config).receptive_radius)
+    except ValueError:
+        return None

@@ -47,9 +47,18 @@ def summary(name: str, outcome: Restored, *, gone: bool) -> str:
         if provenance.get(key):
             parts.append(f" {provenance[key]} pixels {what}.")
     parts += [f" {text}." for text in provenance.get("fallbacks") or ()]
+    if (error := provenance.get("halo_error")) is not None:
+        where = "3 windows" if done == 1 else "3 windows of each frame"
+        parts.append(f" Tiles differ from the whole by up to {_percent(error)} of the range at a pixel ({where}).")
     if gone:
         parts.append(" The layer was removed meanwhile; its results were added all the same.")
     if unlike := likeness.sentence(provenance.get("unlike") or []):
         parts.append(f"\n{unlike}")
     parts.append(f"\n{conservation.sentence(provenance['conservation'])}")
     return "".join(parts)
+
+
+def _percent(share: float) -> str:
+    """Two digits; what is less than a hundredth of a percent is of no interest."""
+    percent = max(share * 100, 0.01)
+    return f"{percent:.{2 if percent < 1 else 1 if percent < 10 else 0}f} %"

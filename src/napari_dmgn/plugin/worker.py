@@ -316,6 +316,8 @@ def _provenance(request: Request, volume: Volume) -> dict[str, Any]:
     for key in ("windows", "clipped_pixels", "nonfinite_pixels"):
         if key in record:
             record[key] = sum(report[key] for report in reports)
+    if errors := [report["halo_error"] for report in reports if "halo_error" in report]:
+        record["halo_error"] = max(errors)
     record["seconds"] = round(sum(report.get("seconds", 0) for report in reports), 3)
     record["fallbacks"] = list(dict.fromkeys(text for report in reports for text in report.get("fallbacks", ())))
     low, high = _span(record) or (0.0, 0.0)
