@@ -14,7 +14,7 @@ from napari_dmgn.files.multiscale import create_store, open_to_write, write_coll
 from napari_dmgn.files.ome_zarr import is_store, open_store
 from napari_dmgn.files.pictures import encode_png16, read_picture, read_png, write_picture
 from napari_dmgn.files.pyramid import Block, blocks, fill
-from napari_dmgn.files.tiff import read_tiff, write_tiff
+from napari_dmgn.files.tiff import NoSeriesError, read_tiff, write_tiff
 from napari_dmgn.files.transposed import Transposed
 
 __all__ = [
@@ -47,18 +47,26 @@ _KIND_OF_HEAD = {
 }
 
 
-def read_image(path: str | os.PathLike[str]) -> ImageFile:
-    """Read a PNG, JPEG or TIFF file; of a TIFF the first series at full resolution.
+def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> ImageFile:
+    """Read a PNG, JPEG or TIFF file; of a TIFF one series at full resolution.
 
     Pictures come upright (EXIF orientation applied), palettes as RGB. Grayscale with alpha becomes
     RGBA. The pixels' type is the file's; the extension has to be that of an image, but the content
-    decides which.
+    decides which. A large TIFF whose pixels lie in the file as they are in memory is mapped: its
+    array is read-only, and is read from the file where it is indexed.
+
+    Parameters
+    ----------
+    path : of the file
+    series : of the images that a TIFF holds, counted from 0
+        None takes the first, with a logged warning where there are others.
 
     Raises
     ------
     FileNotFoundError
     ValueError
-        If the file is not an image of these formats, or a broken one.
+        If the file is not an image of these formats, or a broken one, has no such series, or is
+        larger than the free memory.
     """
     path = Path(path)
     kind = _kind_of_name(path, "read")
@@ -73,10 +81,11 @@ def read_image(path: str | os.PathLike[str]) -> ImageFile:
     if found is None:
         seen = f"it starts with {head!r}" if head else "it is empty"
         raise ValueError(f"cannot read {str(path)!r}: not a {kind} image ({seen})")
-    reader = {"PNG": read_png, "JPEG": read_picture, "TIFF": read_tiff}[found]
+    if series is not None and found != "TIFF":
+        raise ValueError(f"{str(path)!r} is a {found} image and has no series; got series {series}")
     try:
-        return reader(path)
-    except MemoryError:
+        return read_tiff(path, series) if found == "TIFF" else {"PNG": read_png, "JPEG": read_picture}[found](path)
+    except (MemoryError, NoSeriesError):
         raise
     except Exception as error:  # decoders raise whatever broken bytes lead them to
         reason = str(error) or type(error).__name__

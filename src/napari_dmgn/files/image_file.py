@@ -14,7 +14,7 @@ class ImageFile:
 
     Attributes
     ----------
-    array : the pixels; colours, where there are any, on the last axis
+    array : the pixels; colours, where there are any, on the last axis; of a large file perhaps a read-only map
     rgb : whether the last axis is RGB or RGBA; None where the file does not say
     channel_axis : axis of channels that the file names, or None
     axes : a letter for each axis as in OME-TIFF (S: colours), or None where the file does not say

@@ -1,23 +1,32 @@
 """PNG and JPEG: Pillow for 8 bits a channel, imagecodecs for 16."""
 
-import warnings
+import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from napari_dmgn.files.image_file import Array, ImageFile
+from napari_dmgn.files.room import check_room
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile as OpenPicture
 
 
 def read_png(path: Path) -> ImageFile:
     """Read a PNG of 8 or 16 bits."""
     with path.open("rb") as file:
-        header = file.read(25)
-    if header[24:] != b"\x10":
+        header = file.read(26)
+    if header[24:25] != b"\x10":
         return read_picture(path)
     # Pillow cuts 16-bit colours down to 8.
     from imagecodecs import png_decode
 
+    width, height, _, kind = struct.unpack(">IIBB", header[16:26])
+    channels = {0: 1, 4: 2, 6: 4}.get(kind, 3)
+    check_room(path, (height, width, channels), 2 * height * width * channels + path.stat().st_size)
     array = png_decode(path.read_bytes())
     if array.ndim == 3 and array.shape[-1] == 2:  # grayscale with alpha
         array = array[..., [0, 0, 0, 1]]
@@ -26,21 +35,51 @@ def read_png(path: Path) -> ImageFile:
 
 def read_picture(path: Path) -> ImageFile:
     """Read a PNG or JPEG of 8 bits: upright, as grayscale, RGB or RGBA."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with warnings.catch_warnings():
-        # Large scientific images are no attack; Pillow still refuses those of 179 megapixels.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as file:
-            metadata = {key: file.info[key] for key in ("icc_profile", "dpi") if file.info.get(key)}
-            picture = ImageOps.exif_transpose(file)
+    with _opened(path) as picture:
+        metadata = {key: picture.info[key] for key in ("icc_profile", "dpi") if picture.info.get(key)}
+        (width, height), gray = picture.size, picture.mode in ("1", "L")
+        # Pillow holds a pixel of colours in 4 bytes, and on its way into an array a picture is there twice more.
+        check_room(path, (height, width, 1 if gray else 3), height * width * (3 if gray else 10))
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _picture(np.array(_plain(picture)), metadata)
+
+
+def _opened(path: Path) -> "OpenPicture":
+    """Open a PNG, JPEG or BMP file by Pillow's class for it.
+
+    `Image.open` refuses pictures of 179 megapixels as an attack; mosaics are larger. Its limit
+    belongs to the whole process, and to all threads, so that it is not ours to lift.
+    """
+    from PIL import Image
+    from PIL.BmpImagePlugin import BmpImageFile
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+
+    with path.open("rb") as file:
+        head = file.read(8)
+    kinds: dict[bytes, Callable[[Path], OpenPicture]] = {
+        b"\x89PNG\r\n\x1a\n": PngImageFile,
+        b"\xff\xd8\xff": JpegImageFile,
+        b"BM": BmpImageFile,
+    }
+    kind = next((kind for start, kind in kinds.items() if head.startswith(start)), None)
+    if kind is None:
+        return Image.open(path)
+    try:
+        return kind(path)
+    except SyntaxError as error:  # Pillow's word for a header that makes no sense
+        raise ValueError(str(error)) from error
+
+
+def _plain(picture: "Image") -> "Image":
+    """Return a picture as grayscale, RGB or RGBA."""
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-    elif picture.mode == "1":
-        picture = picture.convert("L")
-    elif picture.mode not in ("L", "RGB"):
-        picture = picture.convert("RGB")
-    return _picture(np.array(picture), metadata)
+        return picture.convert("RGBA")
+    if picture.mode == "1":
+        return picture.convert("L")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
 def _picture(array: Array, metadata: dict[str, Any]) -> ImageFile:

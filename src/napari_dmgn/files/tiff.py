@@ -1,28 +1,39 @@
 """TIFF of any type and number of axes; ImageJ and OME keep their pixel sizes."""
 
+import logging
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from napari_dmgn.files.image_file import Array, ImageFile
+from napari_dmgn.files.room import check_room
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPageSeries
+
+_LOG = logging.getLogger(__name__)
 
 _IMAGEJ_KEYS = ("spacing", "unit", "finterval", "fps", "tunit")
 _OME_KEYS = ("PhysicalSize", "TimeIncrement")
 _CLASSIC_TIFF_LIMIT = 2**32 - 2**25
+# What is smaller costs little memory and, once read, no longer depends on the file.
+_MAPPED_BYTES = 2**28
 
 
-def read_tiff(path: Path) -> ImageFile:
-    """Read the first series at full resolution, its colours on the last axis."""
+class NoSeriesError(ValueError):
+    """A series that a TIFF does not hold."""
+
+
+def read_tiff(path: Path, series: int | None = None) -> ImageFile:
+    """Read one series at full resolution, its colours on the last axis; see `read_image`."""
     from tifffile import PHOTOMETRIC, TiffFile
 
     with TiffFile(path) as file:
-        if not file.series:
-            raise ValueError("it holds no image")
-        series = file.series[0]
-        page = series.keyframe
-        array, axes = series.asarray(), series.axes
+        number = _chosen(path, series, len(file.series))
+        chosen = file.series[number]
+        page = chosen.keyframe
         metadata: dict[str, Any] = {
             "resolution": page.resolution,
             "resolutionunit": int(page.resolutionunit),
@@ -31,9 +42,13 @@ def read_tiff(path: Path) -> ImageFile:
             known = file.imagej_metadata
             metadata["imagej"] = {key: known[key] for key in _IMAGEJ_KEYS if key in known}
         elif file.ome_metadata:
-            metadata["ome"] = _ome_sizes(file.ome_metadata)
+            metadata["ome"] = _ome_sizes(file.ome_metadata, number)
+        array, axes = _pixels(path, file, chosen), chosen.axes
         if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
             array = np.iinfo(array.dtype).max - array
+        # ImageJ calls the pseudo-colours of a display a palette too; what it measured are the indices.
+        if page.photometric == PHOTOMETRIC.PALETTE and not file.is_imagej and "S" not in axes:
+            array, axes = _coloured(array, page.colormap), axes + "S"
     if "S" in axes:
         place = axes.index("S")
         array = np.moveaxis(array, place, -1)
@@ -47,9 +62,45 @@ def read_tiff(path: Path) -> ImageFile:
     return ImageFile(array=array, rgb=rgb, channel_axis=channel_axis, axes=axes, metadata=metadata)
 
 
-def _ome_sizes(xml: str) -> dict[str, str]:
-    pixels = ET.fromstring(xml).find(".//{*}Pixels")
-    attributes = {} if pixels is None else pixels.attrib
+def _chosen(path: Path, series: int | None, count: int) -> int:
+    """Return the number of the series to read; say so where it is one of several and nobody chose it."""
+    if not count:
+        raise ValueError("it holds no image")
+    if series is None and count > 1:
+        _LOG.warning("%r holds %d series of images; only the first, series 0, is read", str(path), count)
+    if series is not None and not 0 <= series < count:
+        has = f"the series 0 to {count - 1}" if count > 1 else "series 0 only"
+        raise NoSeriesError(f"series {series} is not in {str(path)!r}, which has {has}")
+    return series or 0
+
+
+def _pixels(path: Path, file: "TiffFile", series: "TiffPageSeries") -> Array:
+    """Map the pixels of a large series where they lie in the file as they are in memory, or else read them."""
+    # Others are read whole: strips of a compressed file would be decoded again for every window that
+    # meets them, and whoever takes pixels in the other byte order takes them for another type.
+    if (
+        series.nbytes >= _MAPPED_BYTES
+        and series.dataoffset is not None
+        and series.keyframe.is_memmappable
+        and series.dtype.newbyteorder(file.byteorder).isnative
+        and all(page.parent is file for page in series.pages)  # OME-TIFF goes on in other files
+    ):
+        return np.memmap(path, series.dtype, "r", series.dataoffset, series.shape)
+    check_room(path, series.shape, series.nbytes)
+    array: Array = series.asarray()
+    return array
+
+
+def _coloured(indices: Array, palette: Array) -> Array:
+    """Return the colours, on a new last axis, that a palette (3, N) of 16 bits has for its indices."""
+    # Palettes are written of 8 bits, times 256 or 257; viewers show the upper 8.
+    colours: Array = (palette.T >> 8).astype(np.uint8)[indices]
+    return colours
+
+
+def _ome_sizes(xml: str, series: int) -> dict[str, str]:
+    images = [pixels.attrib for pixels in ET.fromstring(xml).iterfind(".//{*}Pixels")]
+    attributes = images[series] if series < len(images) else {}
     return {key: value for key, value in attributes.items() if key.startswith(_OME_KEYS)}
 
 
