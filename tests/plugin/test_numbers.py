@@ -1,5 +1,7 @@
 """Numbers that users see: likeness to the training data, conservation, estimates."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ pytest.importorskip("napari")
 
 from napari.layers import Image
 
-from napari_dmgn import samples
+from napari_dmgn import samples, zoo
 from napari_dmgn.plugin import conservation, estimate, likeness
 from napari_dmgn.plugin.source import capture
 
@@ -45,10 +47,52 @@ def test_what_is_unlike_photographs_is_said(change, words):
     assert sentence.startswith("Unlike the pictures")
 
 
-def test_fluorescence_is_unlike_photographs():
-    cells = samples.striped_cells(shape=(1, 256, 256)).input // 4
-    looks = likeness.measure(cells, rgb=False, limits=(0, 65535))
-    assert "very dark" in " ".join(likeness.notes(looks))
+def signs(layer, card):
+    return likeness.microscopy(
+        layer.data.shape,
+        layer.data.dtype,
+        rgb=layer.rgb,
+        units=layer.units,
+        not_trained_for=likeness.excluded(card),
+    )
+
+
+def test_microscopy_is_said_of_models_that_exclude_it():
+    cells = samples.striped_cells().input
+    assert likeness.notes(likeness.measure(cells, rgb=False)) == []  # by its pixels it is well exposed
+    layer = Image(cells, scale=(2, 0.5, 0.5), units=("um",) * 3)
+    card = zoo.find_model("rain").card
+    (text,) = signs(layer, card)
+    assert text == (
+        "it looks like microscopy (one channel, more than 8 bits, a stack, pixels in micrometers), "
+        "and the model is not trained for microscopy images (fine-tune first)"
+    )
+    assert signs(Image(cells), card)  # files often have no units
+    assert signs(Image(np.zeros((9, 9, 3), np.uint8), rgb=True, units=("nm", "nm")), card)
+    for other in ({}, {"not_trained_for": "snow"}, {"not_trained_for": ["snow", 3]}, {"not_trained_for": 7}):
+        assert signs(layer, other) == []
+    assert signs(layer, {"not_trained_for": "Microscopy"})
+
+
+def test_gray_photographs_are_no_microscopy():
+    card = {"not_trained_for": ["microscopy images"]}
+    gray = samples.clean_sample("chelsea").mean(axis=-1) / 3
+    small = gray.astype(np.uint8)
+    for photo in (small, gray / 255, (gray * 257).astype(np.uint16), np.stack([small] * 5)):
+        assert signs(Image(photo), card) == []
+    assert signs(Image(small, scale=(0.5, 0.5), units=("mm", "mm")), card) == []
+    assert signs(Image(np.zeros((4, 9, 9, 3), np.float32), rgb=True), card) == []
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2048, 2048, 3), np.uint8), ((2048, 2048), np.float64)])
+def test_a_look_at_four_megapixels_is_quick(shape, dtype):
+    picture = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        likeness.measure(picture, rgb=len(shape) == 3)
+        taken.append(time.perf_counter() - started)
+    assert min(taken) < 0.02
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.1])

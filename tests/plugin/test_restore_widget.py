@@ -609,6 +609,22 @@ def test_input_unlike_the_training_data_is_noted(viewer, open_widget, fake_resto
     assert viewer.layers["night background"].metadata["napari_dmgn"]["unlike"]
 
 
+def test_microscopy_is_noted_for_the_model_that_excludes_it(viewer, open_widget, models, fake_restore, qtbot):
+    excluding = {"not_trained_for": ["snow", "microscopy images (fine-tune first)"]}
+    models.found.append(dataclasses.replace(models.info, name="mine", shipped=False, card=excluding))
+    viewer.open_sample("napari-dmgn", "striped-cells")
+    widget = open_widget()
+    assert widget.form.input_note.text() == ""
+    widget.model_box.setCurrentText("mine")
+    assert "not trained for microscopy images (fine-tune first)" in widget.form.input_note.text()
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert "not trained for microscopy images" in widget.status.text()
+    assert viewer.layers[-1].metadata["napari_dmgn"]["unlike"]
+    widget.model_box.setCurrentText("rain (shipped)")
+    assert widget.form.input_note.text() == ""
+
+
 def test_copy_buttons(viewer, open_widget, qtbot, cat):
     from qtpy.QtGui import QGuiApplication
 

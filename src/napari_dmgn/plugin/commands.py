@@ -12,7 +12,7 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from napari.viewer import Viewer
 
 from napari_dmgn import zoo
-from napari_dmgn.plugin import saving
+from napari_dmgn.plugin import likeness, saving
 from napari_dmgn.plugin.job import BUSY, RestoreJob
 from napari_dmgn.plugin.preferences import preferences
 from napari_dmgn.plugin.results import add_layers
@@ -63,6 +63,7 @@ def quick_restore(viewer: ViewerModel, task: str) -> None:
         precision=chosen.precision,
         tile=chosen.tile_setting(),
         dtype=chosen.output_type,
+        not_trained_for=likeness.excluded(model.card),
         keep_model=chosen.keep_model,
     )
     name = request.source.name

@@ -1,19 +1,22 @@
-"""Whether an input looks like what the models were trained on: five measured numbers and their usual bounds.
+"""Whether an input looks like what a model was trained on: measured numbers, and signs of a microscope.
 
 The models are trained on photographs of everyday exposure. The bounds are wide: of scikit-image's colour
 photographs with light or heavy rain, haze or reflections none is outside (a test holds them to it), while a
-fluorescence stack with its few bright cells, an overexposed or a noise-ridden picture is.
+night, an overexposed or a noise-ridden picture is. A stack of well exposed cells is inside as well: what it is
+tell its axes, type and units, and whether that matters the model's card.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Looks", "measure", "notes"]
+__all__ = ["Looks", "excluded", "measure", "microscopy", "notes", "sentence"]
 
 _SIDE = 256  # pixels along an axis of what is looked at
 _DARK, _BRIGHT = 0.08, 0.92
@@ -21,6 +24,8 @@ _LEAST_RANGE = 0.25
 _MOST_SATURATED = 0.25
 _MOST_NOISE = 0.06
 _SMALLEST = 32
+# As napari's units write themselves.
+_SMALL_UNITS = ("micrometer", "micron", "nanometer", "angstrom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,6 @@ class Looks:
     saturated : share of values at either end of the range
     noise : standard deviation of pixel noise, by the median of absolute second differences
     side : the shorter side in pixels
-    channels : 1, or 3 of a colour picture
     """
 
     mean: float
@@ -42,7 +46,6 @@ class Looks:
     saturated: float
     noise: float
     side: int
-    channels: int
 
 
 def measure(image: NDArray[Any], *, rgb: bool, limits: tuple[float, float] | None = None) -> Looks:
@@ -70,7 +73,6 @@ def measure(image: NDArray[Any], *, rgb: bool, limits: tuple[float, float] | Non
         saturated=float(((unit <= 0) | (unit >= 1)).mean()),
         noise=_noise(unit),
         side=min(height, width),
-        channels=values.shape[-1],
     )
 
 
@@ -90,6 +92,39 @@ def notes(looks: Looks) -> list[str]:
     if looks.noise > _MOST_NOISE:
         found.append(f"it is noisy (standard deviation {looks.noise:.1%} of the range)")
     return found
+
+
+def excluded(card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a model's card says the model is not trained for."""
+    named = card.get("not_trained_for") or ()
+    return (named,) if isinstance(named, str) else tuple(map(str, named)) if isinstance(named, list | tuple) else ()
+
+
+def microscopy(
+    shape: Sequence[int], dtype: np.dtype[Any], *, rgb: bool, units: Sequence[object], not_trained_for: Sequence[str]
+) -> list[str]:
+    """Say that an input comes from a microscope, by all signs, and that the model is not trained for such.
+
+    Units of a thousandth of a millimetre or less are proof. One channel, more than 8 bits and a stack are so
+    together only: gray photographs have one or two of them.
+
+    Parameters
+    ----------
+    shape : of the whole layer
+    units : of the layer's axes
+    not_trained_for : of the model's card
+    """
+    named = [text for text in not_trained_for if "microscop" in text.lower()]
+    signs = {
+        "one channel": not rgb,
+        "more than 8 bits": dtype.itemsize > 1,
+        "a stack": math.prod(shape[: -3 if rgb else -2]) > 1,
+    }
+    small = next((str(unit) for unit in units if str(unit) in _SMALL_UNITS), None)
+    if not named or (small is None and not all(signs.values())):
+        return []
+    found = [sign for sign, there in signs.items() if there] + ([f"pixels in {small}s"] if small else [])
+    return [f"it looks like microscopy ({', '.join(found)}), and the model is not trained for {', '.join(named)}"]
 
 
 def sentence(found: list[str]) -> str:

@@ -54,6 +54,7 @@ class RestoreWidget(DockedWidget):
         self._layers: list[Image] = []
         self._job: RestoreJob | None = None
         self._measuring = False
+        self._looks: list[str] = []
         self._job_layer: Layer | None = None
         self._unfinished: Unfinished | None = None
         self._partial: list[Layer] = []
@@ -153,16 +154,30 @@ class RestoreWidget(DockedWidget):
             layer = None
         levels = [] if layer is None or not layer.multiscale else [d.shape[: layer.ndim] for d in layer.data]
         self.form.show_levels(levels)
-        self._show_looks(layer)
+        self._look(layer)
         self._show_estimate()
         self._hint()
 
-    def _show_looks(self, layer: Image | None) -> None:
+    def _look(self, layer: Image | None) -> None:
         """Say in what a picture is unlike the training data; lazy ones are looked at when they are restored."""
-        found: list[str] = []
+        self._looks = []
         if layer is not None and isinstance(layer.data, np.ndarray):
-            found = likeness.notes(likeness.measure(layer.data, rgb=bool(layer.rgb)))
-        self.form.show_input_note(likeness.sentence(found))
+            self._looks = likeness.notes(likeness.measure(layer.data, rgb=bool(layer.rgb)))
+        self._show_looks(layer)
+
+    def _show_looks(self, layer: Image | None) -> None:
+        model = self.model()
+        signs: list[str] = []
+        if layer is not None and model is not None:
+            data = layer.data[0] if layer.multiscale else layer.data
+            signs = likeness.microscopy(
+                data.shape,
+                np.dtype(data.dtype),
+                rgb=bool(layer.rgb),
+                units=layer.units,
+                not_trained_for=likeness.excluded(model.card),
+            )
+        self.form.show_input_note(likeness.sentence(self._looks + signs))
 
     def _hint(self) -> None:
         """Say before any click what a click would do, where that is not plain."""
@@ -177,6 +192,8 @@ class RestoreWidget(DockedWidget):
             self.bar.say("Ready.")
 
     def _on_choice(self) -> None:
+        layer = self.layer()
+        self._show_looks(layer if why_not(layer) is None else None)
         self._show_estimate()
 
     def _show_estimate(self) -> None:
@@ -218,6 +235,7 @@ class RestoreWidget(DockedWidget):
             model=model.path,
             outputs=outputs,
             masks=self.form.masks_box.isChecked(),
+            not_trained_for=likeness.excluded(model.card),
             keep_model=self._keep_model,
             **settings,
         )

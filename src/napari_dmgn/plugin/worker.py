@@ -58,6 +58,7 @@ class Request:
     outputs : names of `results.OUTPUTS` to add
     masks : also keep the cells' masks
     store : folder ending in .zarr for the results, or None for the memory
+    not_trained_for : what the model's card says of it
     keep_model : leave the model in memory for the next run
     The others are those of `restore`.
     """
@@ -74,6 +75,7 @@ class Request:
     outputs: Collection[str] = DEFAULT_OUTPUTS
     masks: bool = False
     store: Path | None = None
+    not_trained_for: Collection[str] = ()
     keep_model: bool = True
 
     def result_type(self) -> np.dtype[Any]:
@@ -279,6 +281,13 @@ def _keep(request: Request, volume: Volume, frames: range, image: Any, restorati
     report["balance"] = conservation.balance(*parts, rgb=source.rgb, left=left)
     if frames.start == 0:
         report["unlike"] = likeness.notes(likeness.measure(image, rgb=source.rgb, limits=_span(report)))
+        report["unlike"] += likeness.microscopy(
+            source.data.shape,
+            source.dtype,
+            rgb=source.rgb,
+            units=source.placement["units"],
+            not_trained_for=tuple(request.not_trained_for),
+        )
     masks = dict(restoration.masks or {})
     if source.frames == 1:
         place = (1, *source.plain_shape[-2:])
