@@ -136,6 +136,53 @@ def test_masks_widget_without_masks_and_closed(viewer, models, qtbot):
     viewer.add_image(np.zeros((4, 4)))
 
 
+@pytest.mark.parametrize("first", ["masks", "compare"])
+def test_a_second_widget_ends_the_first_ones_view_and_both_ways_lead_back(
+    viewer, models, fake_restore, qtbot, cat, first
+):
+    restored(viewer, qtbot, cat)
+    masks = masks_widget(viewer)
+    _, compare = viewer.window.add_plugin_dock_widget("napari-dmgn", "Compare")
+    viewer.layers["cat noise"].visible = False
+    before, layers = visible(viewer), list(viewer.layers)
+
+    if first == "masks":
+        press(qtbot, masks.all_button)
+        press(qtbot, compare.side_button)
+        assert not masks.all_button.isChecked()
+        assert visible(viewer) == ["cat", "cat background"]
+        press(qtbot, masks.all_button)
+        assert not compare.off_button.isEnabled()
+        assert compare.status.text() == ""
+        press(qtbot, masks.all_button)
+    else:
+        press(qtbot, compare.blink_box)
+        press(qtbot, masks.all_button)
+        assert not compare.blink_box.isChecked()
+        assert not compare._timer.isActive()
+        assert not compare.off_button.isEnabled()
+        assert set(visible(viewer)).isdisjoint(before)
+        press(qtbot, compare.toggle_button)
+        assert not masks.all_button.isChecked()
+        assert visible(viewer) == ["cat"]
+        press(qtbot, compare.off_button)
+    assert visible(viewer) == before
+    assert list(viewer.layers) == layers
+    assert not grid_of(viewer).enabled
+
+
+def test_a_mask_that_is_only_shown_side_by_side_cannot_be_compared(viewer, models, fake_restore, qtbot, cat):
+    restored(viewer, qtbot, cat)
+    masks = masks_widget(viewer)
+    _, compare = viewer.window.add_plugin_dock_widget("napari-dmgn", "Compare")
+    press(qtbot, masks.all_button)
+    compare.result_box.setCurrentText(viewer.layers[-1].name)
+    assert compare.pair() is not None
+    press(qtbot, compare.side_button)  # the mask goes with the view that it was made for
+    assert visible(viewer) == ["cat", "cat background"]
+    assert compare.status.text() == "Left: cat. Right: cat background."
+
+
 @pytest.mark.parametrize(("length", "positions", "side"), [(300, 75, 4), (451, 57, 8), (7, 1, 8), (5, 5, 1)])
 def test_pixels_of_a_position(length, positions, side):
     from napari_dmgn.plugin.masks_widget import cell_side

@@ -104,13 +104,13 @@ class CompareWidget(DockedWidget):
         return self._layers[places[0]], self._layers[places[1]]
 
     def _begin(self) -> tuple[Image, Image] | None:
-        pair = self.pair()
+        if self._state is None and self.pair() is not None:
+            self._state = ViewState(self._viewer, self.off)
+        pair = self.pair()  # read anew: the layers of a view that this one has ended are gone
         if pair is None:
+            self.off()
             self.status.setText("Choose two image layers: one that was restored, and its background.")
-            self.blink_box.setChecked(False)
             return None
-        if self._state is None:
-            self._state = ViewState(self._viewer)
         self._pair = pair
         self.off_button.setEnabled(True)
         return pair

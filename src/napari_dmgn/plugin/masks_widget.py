@@ -128,7 +128,7 @@ class MasksWidget(DockedWidget):
         source = self.layer()
         if source is None:
             return
-        self._state = ViewState(self._viewer)
+        self._state = ViewState(self._viewer, lambda: self.all_button.setChecked(False))
         active = self._viewer.layers.selection.active
         for name, mask in self.masks().items():
             self._all.append(self._viewer.add_image(**_settings(source, name, mask)))
