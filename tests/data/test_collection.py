@@ -126,8 +126,16 @@ def test_too_few_pictures_are_an_error_or_a_report(folder, tmp_path):
     one.mkdir()
     Image.fromarray(picture()).save(one / "a.png")
     cases = [
-        (SourceSpec(clean=str(one)), {"validation": 1}, "1 of 1 pictures for validation leave none to train"),
-        (SourceSpec(clean=str(folder)), {"validation": 8}, "8 of 8 pictures for validation leave none to train"),
+        (
+            SourceSpec(clean=str(one)),
+            {"validation": 1},
+            "1 of 1 pictures for validation leave none to train; wanted at least 2 pictures, or validation, a source",
+        ),
+        (
+            SourceSpec(clean=str(folder)),
+            {"validation": 8},
+            "8 of 8 pictures for validation leave none to train; lower validation_pictures",
+        ),
         (
             SourceSpec(clean=str(folder)),
             {"crop": 41},

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 
 import pytest
@@ -154,6 +155,55 @@ def test_a_disk_that_is_too_small_is_told_before_any_step(pictures, settings, tm
         iter_train(config)
     assert caught.value.errno == errno.ENOSPC
     assert not (tmp_path / "deep").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_step(pictures, settings, tmp_path, monkeypatch):
+    (tmp_path / "notes").write_text("mine")
+    for run in ("notes", "notes/run"):
+        with pytest.raises(OSError, match="wanted a folder that the run can be written to"):
+            iter_train(settings(pictures, tmp_path / run))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+    def refused(**_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "NamedTemporaryFile", refused)
+        with pytest.raises(PermissionError, match="Permission denied; wanted a folder"):
+            iter_train(settings(pictures, tmp_path / "run"))
+    iter_train(settings(pictures, tmp_path / "run"))
+    assert list((tmp_path / "run").iterdir()) == []  # what was tried is gone
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_model_that_was_not_written_costs_no_step(
+    stopped, pictures, settings, tmp_path, monkeypatch, uninterrupted, same_run
+):
+    """The disk is full when the model is due; where there is room again it is written from the saved state."""
+    if stopped:  # early, by its patience
+        validations(monkeypatch, [20, 19, 19])
+    config = settings(pictures, tmp_path, validate_every=5, patience=int(stopped))
+    finish, left = loop._finish, [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+
+    def full(*args):
+        if left:
+            raise left.pop()
+        return finish(*args)
+
+    monkeypatch.setattr(loop, "_finish", full)
+    losses = []
+    with pytest.raises(OSError, match="No space left"):
+        losses.extend(event.loss for event in iter_train(config))
+    assert not (tmp_path / loop.MODEL).exists()
+    (last,) = iter_train(config, resume=True)
+    assert (last.step, last.model) == (10 if stopped else 12, tmp_path / loop.MODEL)
+    assert bool(last.stopped) == stopped
+    assert list(iter_train(config, resume=True)) == []
+    assert table(tmp_path)[-1]["step"] == str(last.step)
+    if not stopped:
+        whole = uninterrupted[1][-1]
+        assert (last.loss, last.learning_rate, last.validation) == (whole.loss, whole.learning_rate, whole.validation)
+        same_run(tmp_path, uninterrupted[0])
 
 
 def test_nothing_of_an_earlier_run_is_overwritten_unasked(pictures, settings, tmp_path):

@@ -49,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--freeze", nargs="+", metavar="PART", help="parts of the network that stay as they are, such as head"
     )
-    parser.add_argument("--rate", type=_above_zero, metavar="R", help="highest learning rate")
+    parser.add_argument(
+        "--rate", type=_above_zero, metavar="R",
+        help="highest learning rate (default: 1e-3, and 3e-4 from a model that is started from)",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the run: its state, log and models")
     parser.add_argument("--steps", type=positive, metavar="N", help="steps of the whole run")
     parser.add_argument(
@@ -60,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stop-after", type=_above_zero, metavar="M", help="pause after so many minutes; --resume goes on"
     )
     parser.add_argument("--check", action="store_true", help="look at the data, report, and do not train")
-    parser.add_argument("--resume", action="store_true", help="go on where the run was stopped")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where the run was stopped; -o DIR --resume alone does"
+    )
     parser.add_argument("--overwrite", action="store_true", help="start anew although the folder holds a run")
     parser.add_argument("--json", action="store_true", help="print each step, or the report, as JSON")
 
@@ -75,7 +80,35 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
     from napari_dmgn import zoo
     from napari_dmgn.training import TrainConfig
     from napari_dmgn.training.checks import read_settings
+    from napari_dmgn.training.finetuning import fine_tuning_settings
+    from napari_dmgn.training.state import read_config
 
+    changes = _changes(args)
+    stated = {} if args.config is None else read_settings(args.config)
+    given = {**stated, **changes}
+    saved = read_config(given.get("run", TrainConfig.run)) if args.resume else None
+    if args.config is None and saved is not None:
+        return TrainConfig.from_dict({**saved, **changes})
+    if not (args.config or args.data or args.pairs):
+        raise UsageError(_nothing(args))
+    if args.start and not args.task and "task" not in stated:
+        changes["task"] = zoo.find_model(args.start).task
+    changes |= fine_tuning_settings(given, started=given.get("start") is not None, saved=saved)
+    if args.config is not None:
+        return TrainConfig.from_file(args.config, **changes)
+    if args.start:
+        changes["preset"] = "start"
+    return TrainConfig(**changes)
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    if args.resume and args.output:
+        return f"{args.output} holds no run to resume; expected CONFIG.toml, --data or --pairs"
+    return "nothing to train on; expected CONFIG.toml, --data or --pairs, or -o DIR --resume of a run"
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that options name."""
     options: dict[str, Any] = {
         "data": args.data,
         "depth": args.depth,
@@ -96,16 +129,7 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
         raise UsageError("--kind is for --data, which is missing")
     if args.pairs:
         options["sources"] = [{"input": args.pairs[0], "background": args.pairs[1], "match": args.match or "auto"}]
-    changes = {name: value for name, value in options.items() if value is not None}
-    if not (args.config or args.data or args.pairs):
-        raise UsageError("nothing to train on; expected CONFIG.toml, --data or --pairs")
-    if args.start and not args.task and not (args.config and "task" in read_settings(args.config)):
-        changes["task"] = zoo.find_model(args.start).task
-    if args.config is not None:
-        return TrainConfig.from_file(args.config, **changes)
-    if args.start:
-        changes["preset"] = "start"
-    return TrainConfig(**changes)
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check(config: "TrainConfig", args: argparse.Namespace) -> int:

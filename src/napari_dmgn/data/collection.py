@@ -211,7 +211,8 @@ def _hold_out(
             f"validate on (validation_pictures) and others to train on{f'; {problems}' if problems else ''}"
         )
     if count >= total:
-        raise ValueError(f"{count} of {total} pictures for validation leave none to train; lower validation_pictures")
+        wanted = "lower validation_pictures" if total > 1 else "wanted at least 2 pictures, or validation, a source"
+        raise ValueError(f"{count} of {total} pictures for validation leave none to train; {wanted}")
     held = _choose(fit, count)
     # The other pictures of the files held out show the same scenes.
     chosen, groups = {id(p) for p in held}, {p.group for p in held}

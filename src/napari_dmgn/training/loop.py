@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
-import os
-import shutil
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -22,17 +19,15 @@ from napari_dmgn.training.card import model_card
 from napari_dmgn.training.depth import read_depth
 from napari_dmgn.training.events import Comparison, TrainEvent
 from napari_dmgn.training.features import read_features
-from napari_dmgn.training.log import LOG, TABLE, Log
+from napari_dmgn.training.folder import BEST, MODEL, check_folder, check_space, check_writable, clean, model_step
+from napari_dmgn.training.log import Log
 from napari_dmgn.training.processes import join
 from napari_dmgn.training.run import Done, Run
 from napari_dmgn.training.settings import TrainConfig
-from napari_dmgn.training.state import STATE, load_state, save_state, state_bytes
+from napari_dmgn.training.state import STATE, load_state, save_state
 from napari_dmgn.training.validation import mean_score, validate
 
 __all__ = ["BEST", "MODEL", "iter_train", "train"]
-
-MODEL = "model.safetensors"
-BEST = "best.safetensors"
 
 _logger = logging.getLogger(__name__)
 
@@ -93,10 +88,11 @@ def iter_train(
     FloatingPointError
         A loss is not finite; the last good state is saved.
     OSError
-        The disk is full; the state saved last is still there.
+        The folder cannot be written, which is tried before the first step, or the disk is full; the
+        state saved last is still there.
     """
     folder = Path(config.run)
-    _check_folder(folder, resume=resume, overwrite=overwrite)
+    check_folder(folder, resume=resume, overwrite=overwrite)
     digests = []
     weights = config.loss_weights()
     if features is None and (weights.perceptual or weights.coarse_perceptual):
@@ -133,22 +129,15 @@ def iter_train(
     training = _Training(
         run=run, batches=Batches(collection.sources, extras, run.device), collection=collection, depth=depth
     )
-    _check_space(run)
+    check_space(run)
     if resume and (folder / STATE).exists():
         load_state(run)
     _check_one_folder(run)
     processes.barrier()  # every process has seen the folder before one changes it
     if processes.rank == 0:
-        _clean(folder, everything=overwrite and not resume)
+        check_writable(folder)
+        clean(folder, everything=overwrite and not resume)
     return _steps(training)
-
-
-def _check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    there = [name for name in (STATE, MODEL, BEST) if (folder / name).exists()]
-    if there and not (resume or overwrite):
-        raise ValueError(f"{folder} holds an earlier run; resume it, or allow to overwrite it")
-    if there and not overwrite and STATE not in there:
-        raise ValueError(f"{folder} holds {there[0]} but no state to resume; wanted another folder, or overwrite")
 
 
 def _check_one_folder(run: Run) -> None:
@@ -162,25 +151,6 @@ def _check_one_folder(run: Run) -> None:
         )
 
 
-def _clean(folder: Path, *, everything: bool) -> None:
-    for part in folder.glob(".*.safetensors.*.part"):  # of a write that was killed
-        part.unlink()
-    if everything:  # a state left here would be resumed if this run is killed early
-        for name in (STATE, LOG, TABLE, BEST, MODEL):
-            (folder / name).unlink(missing_ok=True)
-
-
-def _check_space(run: Run) -> None:
-    folder = Path(run.config.run).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    # The new state is complete before the old one goes; two models beside them.
-    needed, free = 3 * state_bytes(run), shutil.disk_usage(folder).free
-    if free < needed:
-        reason = f"{os.strerror(errno.ENOSPC)}: {free / 1e6:.0f} MB free, wanted {needed / 1e6:.0f}"
-        raise OSError(errno.ENOSPC, reason, str(folder))
-
-
 def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
     run, config = training.run, training.run.config
     saved = clock = time.monotonic()
@@ -189,12 +159,17 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
     saved_step = run.step
     log = Log(training.folder, run.step)
     try:
+        if (event := _completed(training)) is not None:
+            _save(training)
+            if training.main:
+                log(event)
+            yield event
         while not run.finished():
             torch.set_flush_denormal(True)  # denormals in young moments slow a CPU down several times
             done = run.advance(training.batches)
             torch.set_flush_denormal(False)  # the caller's code between two steps is not ours
             now = time.monotonic()
-            run.seconds, clock = run.seconds + now - clock, now
+            run.seconds, clock, run.loss = run.seconds + now - clock, now, done.loss
             event = _event(training, done)
             if run.finished():
                 # The model first: killed between the two, a resumed run writes both.
@@ -217,8 +192,9 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
         run.processes.barrier()
     finally:
         torch.set_flush_denormal(False)
-        # An interrupt may fall into the middle of a step; such a state is never saved.
-        if saved_step < run.step and not run.finished() and run.between_steps:
+        # An interrupt may fall into the middle of a step; such a state is never saved. That of the last step is,
+        # also where its model could not be written: a resumed run writes that then.
+        if saved_step < run.step and run.between_steps:
             _save(training)
 
 
@@ -240,6 +216,11 @@ def _event(training: _Training, done: Done) -> TrainEvent:
     )
     if run.step % run.config.validate_every and run.step != run.steps:
         return event
+    return _validated(training, event)
+
+
+def _validated(training: _Training, event: TrainEvent) -> TrainEvent:
+    run = training.run
     scores = run.agreed(training.validate())
     best, score = None, mean_score(scores)
     if run.is_best(score):
@@ -248,6 +229,27 @@ def _event(training: _Training, done: Done) -> TrainEvent:
             _write_model(training, best, scores)
     run.note(score)  # only now: no state says that there is a best which the file is not
     return replace(event, validation=scores, best=best, stopped=run.stopped, network=run.averaged)
+
+
+def _completed(training: _Training) -> TrainEvent | None:
+    """Write the model of a finished run that was stopped between its last step and its model; None of any other."""
+    run = training.run
+    missing = run.finished() and run.loss is not None and model_step(training.folder) != run.step
+    if not run.agreed({"missing": float(missing)})["missing"]:
+        return None
+    event = TrainEvent(
+        step=run.step,
+        steps=run.steps,
+        loss=run.loss or 0.0,
+        terms={},
+        learning_rate=run.config.learning_rate * run.schedule.share_of_rate(run.step - 1),
+        seconds=run.seconds,
+    )
+    if run.stopped:  # by a validation that is noted
+        event = replace(event, validation=run.agreed(training.validate()), stopped=run.stopped)
+    else:
+        event = _validated(training, event)
+    return _finish(training, event)
 
 
 def _finish(training: _Training, event: TrainEvent) -> TrainEvent:

@@ -85,6 +85,7 @@ class Run:
         self.schedule = Schedule(config, config.steps)
         self.step = 0
         self.seconds = 0.0
+        self.loss: float | None = None  # of the last step
         self.best: float | None = None  # highest validation score
         self.stale = 0  # validations since
         self.stopped = ""  # why the run ended before its last step

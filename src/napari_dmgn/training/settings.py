@@ -295,10 +295,20 @@ class TrainConfig:
             The file cannot be read, is no TOML, or has an unknown or wrong setting.
         """
         values = {**read_settings(path), **changes}
-        known(values, [f.name for f in fields(cls)], "training")
+        cls._check_names(values)
         if not (values.get("data") or values.get("sources")):
             raise ValueError(f"training settings {path} lack data, the folder of clean pictures, or sources")
         return cls(**values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build from what `to_dict` returned; ValueError for an unknown or wrong setting."""
+        cls._check_names(values)
+        return cls(**values)
+
+    @classmethod
+    def _check_names(cls, values: Mapping[str, Any]) -> None:
+        known(values, [f.name for f in fields(cls)], "training")
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from napari_dmgn.training.optimiser import MuonAdamW
 from napari_dmgn.training.run import Run
 from napari_dmgn.training.settings import TrainConfig
 
-__all__ = ["STATE", "load_state", "save_state", "state_bytes"]
+__all__ = ["STATE", "load_state", "read_config", "save_state", "state_bytes"]
 
 STATE = "state.safetensors"
 # What may change without changing what the run computes.
@@ -25,6 +25,8 @@ _FREE = {
     "card", "compile", "data", "depth", "device", "features", "half", "name", "patience", "run", "save_minutes",
     "validate_every", "validation",
 }  # fmt: skip
+# What of a setting is compared.
+_NAMES = {"sources": "weights of sources"}
 
 
 def save_state(run: Run) -> None:
@@ -44,6 +46,7 @@ def save_state(run: Run) -> None:
         "steps": run.steps,
         "groups": run.groups,
         "seconds": run.seconds,
+        "loss": run.loss,
         "best": run.best,
         "stale": run.stale,
         "stopped": run.stopped,
@@ -67,12 +70,11 @@ def load_state(run: Run) -> None:
     ValueError
         The file is damaged, or is that of a run with other settings or pictures.
     """
+    state = _read(Path(run.config.run))
     path = Path(run.config.run) / STATE
     try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
         tensors = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"cannot resume {run.config.run}: {path} is damaged: {error}") from error
     _check_same_run(run.config, state["config"])
     if run.digest and state.get("data", run.digest) != run.digest:
@@ -94,10 +96,34 @@ def load_state(run: Run) -> None:
     if run.adversary is not None:
         run.adversary.network.load_state_dict(_part(tensors, "discriminator/"))
         _load_moments(run.adversary.optimiser, _part(tensors, "discriminator_optimiser/"))
-    run.step, run.seconds = state["step"], state["seconds"]
+    run.step, run.seconds, run.loss = state["step"], state["seconds"], state.get("loss")
     run.best, run.stale, run.stopped = state.get("best"), state.get("stale", 0), state.get("stopped", "")
     if not 0 < run.config.patience <= run.stale:  # more of it than when the run was stopped
         run.stopped = ""
+
+
+def read_config(folder: str | Path) -> dict[str, Any] | None:
+    """Return the settings of the state in a run's folder, a state of an earlier version may lack some; None of none.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged.
+    """
+    folder = Path(folder)
+    return dict(_read(folder)["config"]) if (folder / STATE).exists() else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / STATE
+    try:
+        with safe_open(path, framework="pt") as file:
+            state: dict[str, Any] = json.loads(file.metadata()["state"])
+        if not isinstance(state["config"], dict):
+            raise ValueError("it has no settings")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot resume {folder}: {path} is damaged: {error}") from error
+    return state
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,4 +161,5 @@ def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
         settings["sources"] = [source.get("weight", 1.0) for source in settings["sources"]]
     changed = sorted(k for k in now if k not in _FREE and now[k] != before[k])
     if changed:
-        raise ValueError(f"cannot resume {config.run}: other settings than before: {changed}")
+        told = "; ".join(f"{_NAMES.get(k, k)} is {now[k]!r}, wanted {before[k]!r}" for k in changed)
+        raise ValueError(f"cannot resume {config.run}: other settings than before: {told}")
