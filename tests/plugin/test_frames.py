@@ -157,6 +157,38 @@ def test_store_holds_what_memory_would(request_of, stack, tmp_path, colours):
     assert "exists" in again.message
 
 
+@pytest.mark.parametrize("end", ["cancel", "error", "unreadable", "quit", "no store"])
+def test_nothing_done_leaves_no_folder(request_of, stack, tmp_path, monkeypatch, end):
+    pytest.importorskip("zarr")
+    from napari_dmgn import files
+
+    def fail(*_, **__):
+        raise OSError("the disk is full")
+
+    request = request_of(stack, store=tmp_path / "out.zarr")
+    if end == "error":
+        monkeypatch.setattr(api, "iter_restore", fail)
+    elif end == "no store":
+        monkeypatch.setattr(files, "create_store", fail)
+    elif end == "unreadable":
+        from napari_dmgn import zoo
+
+        monkeypatch.setattr(zoo, "load_model", fail)
+    stop = []
+    events = run(request, lambda: bool(stop))
+    if end == "quit":
+        next(events)
+        assert list(tmp_path.iterdir())
+        events.close()
+    elif end == "cancel":
+        next(events)
+        stop.append(True)
+        assert outcome_of(events)[1] == Cancelled()
+    else:
+        assert outcome_of(events)[1].message == "the disk is full"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_store_of_other_pixels_is_not_resumed(request_of, stack, tmp_path):
     pytest.importorskip("zarr")
     path = tmp_path / "out.zarr"

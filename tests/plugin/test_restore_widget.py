@@ -536,6 +536,36 @@ def test_stop_a_stack_and_resume_it(viewer, open_widget, fake_restore, qtbot):
     assert not widget.resume_button.isVisibleTo(widget)
 
 
+def test_a_stopped_store_is_named_and_one_without_frames_is_removed(
+    viewer, open_widget, models, fake_restore, qtbot, tmp_path, monkeypatch
+):
+    from napari_dmgn import zoo
+
+    pytest.importorskip("zarr")
+    models.info.path.write_bytes(b"weights")
+    monkeypatch.setattr(zoo, "find_model", lambda _: models.info)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    viewer.add_image(np.random.default_rng(0).integers(0, 256, (3, 400, 360), np.uint8), name="s")
+    widget = open_widget()
+    widget.form.advanced_box.set_store(folder / "out.zarr")
+    fake_restore.gated, fake_restore.tiles = True, 2
+    for tiles, text in ((1, "tile 1 of"), (3, "frame 2 of 3")):
+        press(qtbot, widget.restore_button)
+        fake_restore.release(tiles)
+        says(qtbot, widget, text)
+        press(qtbot, widget.cancel_button)
+        fake_restore.release(1)
+        finish(qtbot)
+        if tiles == 1:
+            assert widget.status.text() == "Cancelled. Nothing was added."
+            assert list(folder.iterdir()) == []
+    status = widget.status.text().replace("\u200b", "")
+    assert "Stopped: 1 of 3 frames" in status
+    assert f"They are in the folder {folder / '.out.zarr.part'}, where a later run" in status
+    assert (folder / ".out.zarr.part").is_dir()
+
+
 def test_a_frame_that_fails_leaves_those_before_it(viewer, open_widget, fake_restore, qtbot, notices):
     stack = np.random.default_rng(0).integers(0, 256, (3, 400, 360), np.uint8)
     viewer.add_image(stack, name="s")

@@ -50,6 +50,8 @@ def summary(name: str, outcome: Restored, *, gone: bool) -> str:
     if (error := provenance.get("halo_error")) is not None:
         where = "3 windows" if done == 1 else "3 windows of each frame"
         parts.append(f" Tiles differ from the whole by up to {_percent(error)} of the range at a pixel ({where}).")
+    if outcome.unfinished is not None and (folder := outcome.unfinished.volume.folder) is not None:
+        parts.append(f" They are in the folder {folder}, where a later run with the same settings goes on, too.")
     if gone:
         parts.append(" The layer was removed meanwhile; its results were added all the same.")
     if unlike := likeness.sentence(provenance.get("unlike") or []):

@@ -27,6 +27,8 @@ class Volume(Protocol):
 
     done: int
     reports: list[dict[str, Any]]
+    folder: Path | None
+    """Where the results are on the disk, the unfinished ones too; None in memory."""
 
     def put(self, frames: range, results: Results, masks: Results, report: dict[str, Any]) -> None:
         """Take the results of frames, whose arrays have a leading axis of frames, and what is said of them."""
@@ -36,6 +38,9 @@ class Volume(Protocol):
 
     def masks(self) -> Mapping[str, NDArray[np.float32]]:
         """The cells' masks by name."""
+
+    def discard(self) -> None:
+        """Leave nothing on the disk."""
 
 
 def result_shape(source: Source, output: str) -> tuple[int, ...]:
@@ -58,6 +63,7 @@ class MemoryVolume:
     def __init__(self, source: Source, outputs: Collection[str], dtype: np.dtype[Any]) -> None:
         self.done = 0
         self.reports: list[dict[str, Any]] = []
+        self.folder: Path | None = None
         self._source = source
         kinds = {"background": dtype, "coarse": dtype}
         self._arrays = {
@@ -86,6 +92,9 @@ class MemoryVolume:
         """The cells' masks by name."""
         return self._masks
 
+    def discard(self) -> None:
+        """Nothing is on the disk."""
+
 
 class StoreVolume:
     """Results in an OME-Zarr store that is never in memory as a whole.
@@ -112,9 +121,6 @@ class StoreVolume:
     def __init__(
         self, path: Path, source: Source, outputs: Collection[str], dtype: np.dtype[Any], key: Mapping[str, str]
     ) -> None:
-        from napari_dmgn.files import create_store
-        from napari_dmgn.plugin.saving import axis_letters, image_file
-
         if path.exists():
             raise FileExistsError(f"{path} exists. Choose another name, or remove it.")
         if path.suffix.lower() != ".zarr":
@@ -125,22 +131,34 @@ class StoreVolume:
         self._source = source
         self._outputs = list(outputs)
         self._work = path.with_name(f".{path.name}.part")
+        self.folder: Path | None = self._work
         self._key = dict(key) | {"outputs": ", ".join(outputs), "shape": str(source.shape), "crop": str(source.crop)}
         if not self._resumed():
-            shutil.rmtree(self._work, ignore_errors=True)
-            self._work.mkdir(parents=True)
-            for output in self._outputs:
-                shape = result_shape(source, output)
-                create_store(
-                    self._work / output,
-                    shape=shape,
-                    dtype=dtype if output in ("background", "coarse") else np.dtype(np.float32),
-                    axes=axis_letters(source.placement, colours=len(shape) > len(source.plain_shape)),
-                    chunk=512,
-                    like=image_file(source.placement, colours=source.rgb),
-                    name=output,
-                )
+            try:
+                self._create(dtype)
+            except BaseException:
+                self.discard()
+                raise
         self._targets = {output: self._target(output) for output in self._outputs}
+
+    def _create(self, dtype: np.dtype[Any]) -> None:
+        from napari_dmgn.files import create_store
+        from napari_dmgn.plugin.saving import axis_letters, image_file
+
+        source = self._source
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.mkdir(parents=True)
+        for output in self._outputs:
+            shape = result_shape(source, output)
+            create_store(
+                self._work / output,
+                shape=shape,
+                dtype=dtype if output in ("background", "coarse") else np.dtype(np.float32),
+                axes=axis_letters(source.placement, colours=len(shape) > len(source.plain_shape)),
+                chunk=512,
+                like=image_file(source.placement, colours=source.rgb),
+                name=output,
+            )
 
     def _target(self, output: str, folder: Path | None = None) -> Any:
         from napari_dmgn.files import open_to_write
@@ -182,6 +200,7 @@ class StoreVolume:
         write_collection(self._work, self._outputs)
         (self._work / _RECORD).unlink()
         self._work.rename(self.path)
+        self.folder = self.path
         self._targets = {output: self._target(output, self.path) for output in self._outputs}
 
     def arrays(self) -> Mapping[str, Any]:
@@ -197,3 +216,7 @@ class StoreVolume:
     def masks(self) -> Mapping[str, NDArray[np.float32]]:
         """Masks are not stored."""
         return {}
+
+    def discard(self) -> None:
+        """Remove the hidden folder."""
+        shutil.rmtree(self._work, ignore_errors=True)

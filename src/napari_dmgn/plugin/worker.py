@@ -163,16 +163,20 @@ def _restore(request: Request, is_canceled: Callable[[], bool], volume: Volume |
         return Cancelled()
     if volume is None:
         volume = _volume(request)
-    if request.model is not None:  # apart from the first frame, whose time is measured
-        zoo.load_model(request.model, device=request.device)
-    limits = yield from _limits(request, is_canceled)
     problem = None
     try:
-        yield from _frames(request, volume, limits, is_canceled)
-    except Exception as error:
-        if volume.done == 0:
-            raise
-        problem = _failed(request, error)  # the frames before it are as good as those of a run that was stopped
+        if request.model is not None:  # apart from the first frame, whose time is measured
+            zoo.load_model(request.model, device=request.device)
+        limits = yield from _limits(request, is_canceled)
+        try:
+            yield from _frames(request, volume, limits, is_canceled)
+        except Exception as error:
+            if volume.done == 0:
+                raise
+            problem = _failed(request, error)  # the frames before it are as good as those of a run that was stopped
+    finally:
+        if volume.done == 0:  # also where napari, at its end, lets go of the run
+            volume.discard()
     if volume.done == 0:
         return Cancelled()
     return _outcome(request, volume, problem)
