@@ -192,3 +192,40 @@ def test_a_gray_image_gets_a_gray_layer():
     pair = synthesize(np.zeros((32, 32)), "reflection", strength="gamma", layer=photograph("chelsea"))
     assert pair.noise.shape == (32, 32)
     assert pair.noise.std() > 0.01
+
+
+def test_the_program_drops_alpha_and_goes_on_after_a_bad_file(tmp_path, capsys):
+    from napari_dmgn.cli import main
+    from napari_dmgn.files import read_image, write_image
+
+    folder, out = tmp_path / "clean", tmp_path / "out"
+    folder.mkdir()
+    colours = clean("u1", (24, 30, 3))
+    write_image(folder / "a.png", np.dstack([colours, np.full((24, 30), 99, np.uint8)]))
+    write_image(folder / "b.tif", np.dstack([colours, np.full((24, 30), 99, np.uint8)]), rgb=True)
+    (folder / "c.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    write_image(folder / "d.tif", clean("u2", (5, 24, 30)))
+    write_image(folder / "e.tif", np.full((24, 30), 7.5, np.float32))
+    write_image(folder / "f.png", colours)
+    assert main(["synthesize", str(folder), "-o", str(out), "--json"]) == 1
+    printed = capsys.readouterr()
+    reports = json.loads(printed.out)
+    assert [("error" in report) for report in reports] == [False, False, True, True, True, False]
+    lines = printed.err.splitlines()
+    assert len(lines) == 3
+    for line, said in zip(
+        lines,
+        ("c.png': a broken PNG", "d.tif is a stack of shape (5, 24, 30); wanted one", "e.tif: clean image spans"),
+        strict=True,
+    ):
+        assert line.startswith("napari-dmgn: error: ")
+        assert said in line
+    for name in ("a_background.png", "b_background.tif", "f_background.png"):
+        np.testing.assert_array_equal(read_image(out / name).array, colours)
+    # A file's pair does not depend on those that failed before it.
+    (report,) = (r for r in reports if r["input"].endswith("f.png"))
+    pair = synthesize(colours, seed=report["seed"])
+    np.testing.assert_array_equal(read_image(out / "f_input.png").array, pair.input)
+    layer = ["--task", "veil", "--layer", str(folder / "d.tif")]
+    assert main(["synthesize", str(folder / "f.png"), "-o", str(tmp_path / "more"), *layer]) == 1
+    assert "d.tif is a stack" in capsys.readouterr().err

@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +14,12 @@ from napari_dmgn.cli.common import (
     add_json_option,
     add_output_options,
     check_folder,
+    one_line,
     print_json,
     written_together,
 )
 from napari_dmgn.cli.sources import check_results, input_files, result_path
-from napari_dmgn.files import read_image, write_image
+from napari_dmgn.files import ImageFile, read_image, write_image
 from napari_dmgn.synthesis import KINDS
 
 _PARTS = ("input", "background", "noise")
@@ -45,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Degrade every file."""
-    from napari_dmgn.synthesis import synthesize
-
+    """Degrade every file; one that fails is told, the others go on, and the status is 1."""
     sources = input_files(args.inputs)
     layers = input_files(args.layer) if args.layer else [None]
     check_folder(args.output)
@@ -59,29 +61,49 @@ def run(args: argparse.Namespace) -> int:
         inputs=[*sources, *(layer for layer in layers if layer)],
         overwrite=args.overwrite,
     )
-    reports = []
+    reports: list[dict[str, Any]] = []
     for i, source in enumerate(sources):
-        image, layer, seed = read_image(source), layers[i % len(layers)], args.seed + i
-        pair = synthesize(
-            image.array,
-            task=args.task,
-            seed=seed,
-            strength=args.strength,
-            layer=read_image(layer).array if layer else None,
-        )
-        parameters = {"image": source.name, **pair.parameters} | ({"layer": layer.name} if layer else {})
-        with written_together(args.output) as folder:
-            for part in _PARTS:
-                name = results[source][part].name
-                write_image(folder / name, np.asarray(getattr(pair, part)), like=image)
-            told = json.dumps(parameters, indent=2) + "\n"
-            (folder / results[source]["parameters"].name).write_text(told, encoding="utf-8")
-        reports.append({"input": source, "seed": seed, "outputs": results[source], "parameters": parameters})
-        if not args.json:
-            print(f"{source} -> {results[source]['input']} ({args.task}: {pair.parameters['part']})")
+        try:
+            reports.append(_synthesize(source, results[source], layers[i % len(layers)], args.seed + i, args))
+        except (ValueError, OSError) as error:
+            if len(sources) == 1:
+                raise
+            reports.append({"input": source, "error": one_line(error)})
+            print(f"napari-dmgn: error: {reports[-1]['error']}", file=sys.stderr)
     if args.json:
         print_json(reports)
-    return 0
+    return 1 if any("error" in report for report in reports) else 0
+
+
+def _synthesize(
+    source: Path, results: dict[str, Path], layer: Path | None, seed: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    from napari_dmgn.synthesis import synthesize
+
+    image, other = _picture(source), None if layer is None else _picture(layer).array
+    try:
+        pair = synthesize(image.array, task=args.task, seed=seed, strength=args.strength, layer=other)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    parameters = {"image": source.name, **pair.parameters} | ({"layer": layer.name} if layer else {})
+    with written_together(args.output) as folder:
+        for part in _PARTS:
+            write_image(folder / results[part].name, np.asarray(getattr(pair, part)), like=image)
+        told = json.dumps(parameters, indent=2) + "\n"
+        (folder / results["parameters"].name).write_text(told, encoding="utf-8")
+    if not args.json:
+        print(f"{source} -> {results['input']} ({args.task}: {pair.parameters['part']})")
+    return {"input": source, "seed": seed, "outputs": results, "parameters": parameters}
+
+
+def _picture(path: Path) -> ImageFile:
+    """Read one picture; its alpha, if it has one, is no part of what is degraded."""
+    image = read_image(path)
+    array = image.array
+    colours = array.ndim == 3 and array.shape[2] in (3, 4) and image.rgb is not False
+    if array.ndim > (3 if colours else 2):
+        raise ValueError(f"{path} is a stack of shape {array.shape}; wanted one picture, (H, W) or (H, W, 3)")
+    return replace(image, array=array[..., :3]) if colours else image
 
 
 def _targets(folder: Path, source: Path) -> dict[str, Path]:
