@@ -1,6 +1,8 @@
 """Training and validation never share a scene, and what cannot be used is left out and told."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,9 +98,40 @@ def test_a_training_picture_with_the_pixels_of_a_validation_picture_is_left_out(
     crossed = gather(SourceSpec(clean=str(tmp_path / "dry")), held_out=paired, validation=4)
     assert len(crossed.held) == 4
     (line,) = crossed.report.problems()
-    assert "with the pixels of a validation picture" in line
-    with pytest.raises(ValueError, match=r"no picture is left to train on; .*: 8 with the pixels of a validation"):
-        gather(SourceSpec(clean=str(folder)), held_out=SourceSpec(clean=str(folder)), validation=8)
+    assert "2 of the file of a validation picture" in line
+    shutil.copytree(folder, tmp_path / "copies")
+    for other, reason in ((folder, "of the file"), (tmp_path / "copies", "with the pixels")):
+        with pytest.raises(ValueError, match=f"no picture is left to train on; .*: 8 {reason} of a validation"):
+            gather(SourceSpec(clean=str(folder)), held_out=SourceSpec(clean=str(other)), validation=8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_no_page_of_a_validation_pictures_file_is_trained_on(count, folder, tmp_path):
+    stack = np.random.default_rng(0).integers(0, 900, (6, 40, 48)).astype(np.uint16)
+    write_image(folder / "stack.tif", stack)
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    (apart / "link.tif").symlink_to(folder / "stack.tif")
+    collection = gather(SourceSpec(clean=str(folder)), held_out=SourceSpec(clean=str(apart)), validation=count)
+    train, held = names(collection)
+    assert len(held) == count
+    assert train == [f"{i}.png" for i in range(8)]
+    assert "6 of the file of a validation picture: stack.tif[0]" in str(collection.report.problems())
+
+
+def test_files_of_one_name_in_two_folders_are_two(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(8):
+        Image.fromarray(picture(seed=60 + i)).save(other / f"{i}.png")
+    both = SourceSpec(clean=str(folder)), SourceSpec(clean=str(other))
+    for count in (1, 2, 3, 9):
+        collection = gather(*both, validation=count)
+        train, held = names(collection)
+        assert (len(train), len(held)) == (16 - count, count)  # nothing is left out beside another
+        assert collection.report.problems() == []
+    alone = names(gather(both[0], validation=1))[1]
+    assert names(gather(*both, validation=2))[1] == 2 * alone  # the ranking is by name, as of one folder
 
 
 def test_small_unreadable_unequal_and_unmatched_files_are_told_and_left_out(folder, paired, tmp_path):
@@ -173,3 +206,26 @@ def test_arrays_are_sources_too():
     assert collection.report.training + collection.report.validation == 7
     with pytest.raises(ValueError, match="array 0: shapes"):
         gather(arrays=[(picture(), picture()[:-1])])
+
+
+def test_pairs_and_layers_are_taken_as_they_come_and_others_refused_by_name():
+    pairs = [(np.maximum(p, 9), p) for p in (picture(seed=9 + i) for i in range(4))]
+    wanted = gather(arrays=pairs)
+
+    def layer(array, **facts):
+        return SimpleNamespace(data=array, rgb=True, multiscale=False, **facts)
+
+    for same in ([list(pair) for pair in pairs], [[layer(a), layer(b)] for a, b in pairs]):
+        assert gather(arrays=same).digest == wanted.digest
+    # Four planes of four columns are a stack, not colours, where the layer says so.
+    stack = np.random.default_rng(0).integers(0, 256, (40, 48, 4)).astype(np.uint8)
+    levels = SimpleNamespace(data=[stack.transpose(2, 0, 1), stack[:1]], rgb=False, multiscale=True)
+    assert [p.size for s in gather(arrays=[levels]).sources for p in s.pool.pictures] == ["48x40"] * 2
+    for bad, seen in (
+        ([picture()] * 3, r"a list of 3 \(ndarray\)"),
+        ((picture(),), r"a tuple of 1 \(ndarray\)"),
+        ([picture(), "dry.png"], r"a list of 2 \(ndarray, str\)"),
+        ("wet.png", "a str"),
+    ):
+        with pytest.raises(ValueError, match=f"array 1 is {seen}; wanted an array, a layer, or a pair"):
+            gather(arrays=[picture(), bad])

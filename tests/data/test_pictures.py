@@ -77,7 +77,7 @@ def test_each_page_of_a_stack_and_each_channel_is_a_picture(tmp_path):
     write_image(tmp_path / "stack.tif", stack)
     found = read_pictures(tmp_path / "stack.tif")
     assert [f.name for f in found] == [f"stack.tif[{i}]" for i in range(5)]
-    assert {f.group for f in found} == {"stack.tif"}
+    assert {(f.group, f.file) for f in found} == {(str((tmp_path / "stack.tif").resolve()), "stack.tif")}
     for f, page in zip(found, stack, strict=True):  # one range for the whole stack
         np.testing.assert_allclose(rows(f)[..., 0], page / stack.max(), atol=1e-3)
     assert len(array_pictures(np.zeros((3, 20, 26, 3), np.uint8), "layer")) == 3

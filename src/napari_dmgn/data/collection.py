@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from napari_dmgn.data.matching import match_pairs
 from napari_dmgn.data.pictures import Picture, array_pictures, find_pictures, pair_pictures, read_pictures
@@ -20,7 +19,8 @@ from napari_dmgn.data.specs import SourceSpec
 
 __all__ = ["Collection", "Held", "collect", "hold_out_rank"]
 
-Arrays = Sequence[NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]]
+Arrays = Sequence[Any]
+"""Arrays or image layers, and pairs (input, background) of them."""
 _MANY_GROUPS = 4  # with fewer files than these, frames of each are held out, not whole files
 
 
@@ -79,8 +79,9 @@ def collect(
 
     Pictures are held out by the hashes of their files' names: an added file may take the place of
     one held out, but never brings a picture of the training into the validation. All pictures of
-    one file (pages of a stack, pairs with one background) stay on one side. A training picture whose
-    clean pixels are those of a validation picture is left out.
+    one file (pages of a stack, pairs with one background) stay on one side, but where there are so few files
+    that pages of each have to be held out. A training picture whose clean pixels are those of a validation
+    picture, or which is of its file, is left out, also where `held_out` is a source apart.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def collect(
         Pictures to hold out, or to take of `held_out`.
     held_out : SourceSpec or None
         Where validation pictures come from; None holds them out of the sources.
-    arrays : sequence of arrays, or of pairs (input, background) of arrays
+    arrays : sequence of arrays or image layers, or of pairs (input, background) of them
         Further pictures, a source of their own.
     device : torch.device or str
         Where the training pictures are kept.
@@ -109,6 +110,9 @@ def collect(
     report = DataReport(sources=[p.report for p in parts], crop=crop, validation_crop=validation_crop)
     try:
         held = _hold_out(parts, held_out, report, count=validation, least=validation_crop)
+        if held_out is not None:
+            files = {p.group for p in held}
+            _drop(parts, lambda p: p.group in files, "of the file of a validation picture")
         _drop(parts, _smaller_than(crop), f"smaller than the crops of {crop} px")
         seen = {p.background_hash() for p in held}
         _drop(parts, lambda p: p.background_hash() in seen, "with the pixels of a validation picture")
@@ -164,7 +168,10 @@ def _from_arrays(arrays: Arrays) -> list[_Part]:
     pairs = _Part(weight=1.0, report=SourceReport(label="pairs of arrays", rule="order"))
     for i, item in enumerate(arrays):
         name = f"array {i}"
-        if isinstance(item, tuple):
+        images = item if isinstance(item, list | tuple) and len(item) == 2 else [item]
+        if not all(map(_is_image, images)):
+            raise ValueError(f"{name} is {_kind(item)}; wanted an array, a layer, or a pair (input, background)")
+        if len(images) == 2:
             pairs.pictures += array_pictures(item[0], name, item[1])
             pairs.report.files += 1
         else:
@@ -174,6 +181,16 @@ def _from_arrays(arrays: Arrays) -> list[_Part]:
     for part in parts:
         part.report.count(part.pictures)
     return parts
+
+
+def _is_image(item: object) -> bool:
+    return hasattr(item, "shape") or (hasattr(item, "rgb") and hasattr(item, "data"))
+
+
+def _kind(item: object) -> str:
+    if not isinstance(item, list | tuple):
+        return f"a {type(item).__name__}"
+    return f"a {type(item).__name__} of {len(item)} ({', '.join(sorted({type(part).__name__ for part in item}))})"
 
 
 def _smaller_than(side: int) -> Callable[[Picture], bool]:
@@ -252,4 +269,4 @@ def hold_out_rank(name: str) -> str:
 
 
 def _rank(picture: Picture) -> str:
-    return hold_out_rank(picture.group)
+    return hold_out_rank(picture.file)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_dmgn import images
@@ -31,7 +30,9 @@ class Picture:
     name : str
         For messages: the file, and the frame where it has several.
     group : str
-        What is held out of the training together: pictures of one file.
+        What is held out of the training together: pictures of one file, by its path without links.
+    file : str
+        The file's name, which decides whether it is held out: folders may move.
     pixels : (L, C, H, W) tensor
         L is 1 for a clean picture, 2 for a pair (input, background); C is 1 (gray) or 3. uint8 over
         0..255, or float16 over 0..1 where the source has more than 8 bits.
@@ -41,6 +42,7 @@ class Picture:
 
     name: str
     group: str
+    file: str
     pixels: Tensor
     dtype: str
 
@@ -94,7 +96,7 @@ def read_pictures(path: Path) -> list[Picture]:
         The file cannot be read.
     """
     file = _read(path)
-    return _pictures(_planes(file, path.name, None)[0], path.name, group=path.name, dtype=str(file.array.dtype))
+    return _pictures(_planes(file, path.name, None)[0], path.name, path, dtype=str(file.array.dtype))
 
 
 def pair_pictures(first: Path, second: Path) -> list[Picture]:
@@ -108,24 +110,32 @@ def pair_pictures(first: Path, second: Path) -> list[Picture]:
     files = [_read(path) for path in (first, second)]
     name = f"{first.name} + {second.name}"
     # Pictures of one scene stay together, so the group is the clean file.
-    return _pair(files[0], files[1], name, group=second.name)
+    return _pair(files[0], files[1], name, second)
 
 
-def array_pictures(array: NDArray[Any], name: str, background: NDArray[Any] | None = None) -> list[Picture]:
-    """Cut an array, (H, W), (H, W, 3 or 4) or a stack of them, into pictures, or two into pairs.
+def array_pictures(array: Any, name: str, background: Any = None) -> list[Picture]:
+    """Cut an array, (H, W), (H, W, 3 or 4) or a stack of them, or a layer, into pictures, or two into pairs.
 
     Raises
     ------
     ValueError
         An array that `restore` would refuse, or two of different shape or type.
     """
-    file = ImageFile(array=images.check_image(array))
+    file = _opened(array)
     if background is None:
-        return _pictures(_planes(file, name, None)[0], name, group=name, dtype=str(file.array.dtype))
-    return _pair(file, ImageFile(array=images.check_image(background)), name, group=name)
+        return _pictures(_planes(file, name, None)[0], name, None, dtype=str(file.array.dtype))
+    return _pair(file, _opened(background), name, None)
 
 
-def _pair(first: ImageFile, second: ImageFile, name: str, *, group: str) -> list[Picture]:
+def _opened(image: Any) -> ImageFile:
+    """Return an array, or a layer's, which is told by what it has: nothing here knows the viewer."""
+    if not (hasattr(image, "rgb") and hasattr(image, "data")):
+        return ImageFile(array=images.check_image(image))
+    pixels = image.data[0] if getattr(image, "multiscale", False) else image.data  # the finest level
+    return ImageFile(array=images.check_image(pixels), rgb=bool(image.rgb))
+
+
+def _pair(first: ImageFile, second: ImageFile, name: str, path: Path | None) -> list[Picture]:
     shapes = [file.array.shape for file in (first, second)]
     types = [file.array.dtype for file in (first, second)]
     if types[0] != types[1]:
@@ -140,15 +150,17 @@ def _pair(first: ImageFile, second: ImageFile, name: str, *, group: str) -> list
         torch.stack([a.expand(c, -1, -1), b.expand(c, -1, -1)])
         for a, b, c in zip(inputs, backgrounds, channels, strict=True)
     ]
-    return _pictures(stacked, name, group=group, dtype=str(types[0]))
+    return _pictures(stacked, name, path, dtype=str(types[0]))
 
 
-def _pictures(planes: list[Tensor], name: str, *, group: str, dtype: str) -> list[Picture]:
+def _pictures(planes: list[Tensor], name: str, path: Path | None, *, dtype: str) -> list[Picture]:
     several = len(planes) > 1
+    group, file = (name, name) if path is None else (str(path.resolve()), path.name)
     return [
         Picture(
             name=f"{name}[{i}]" if several else name,
             group=group,
+            file=file,
             pixels=p if p.ndim == 4 else p[None],
             dtype=dtype,
         )
