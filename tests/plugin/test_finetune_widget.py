@@ -374,3 +374,93 @@ def test_a_models_folder_that_cannot_be_written_is_said(open_widget, home, error
     widget.install()
     assert errors[0].startswith("The model was not installed: ")
     assert errors[0].endswith(f"It is in {home / 'models/tiny.safetensors'}")
+
+
+@pytest.fixture
+def page(own_files, plugin_settings, viewer, monkeypatch):
+    """The plugin's page in napari's Preferences, read as in real life."""
+    from napari.settings import get_plugin_settings
+
+    from napari_dmgn.plugin import preferences
+
+    monkeypatch.setattr(preferences, "_read", own_files)
+    return get_plugin_settings("napari-dmgn").restore
+
+
+def models_in(folder, *names):
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}.safetensors").write_bytes((folder.parents[1] / "home/models/tiny.safetensors").read_bytes())
+    return folder
+
+
+def offered(widget):
+    return [widget.form.model_box.itemText(row) for row in range(widget.form.model_box.count())]
+
+
+def test_the_models_folder_of_the_preferences_page_counts(page, viewer, open_widget, home, tmp_path, qtbot, errors):
+    from qtpy.QtGui import QShowEvent
+    from qtpy.QtWidgets import QApplication
+
+    first, second = models_in(tmp_path / "first/models", "one"), models_in(tmp_path / "second/models", "two")
+    page.models_folder = str(first)
+    widget = open_widget()  # the first of our widgets in this napari
+    assert "one" in offered(widget)
+    assert "tiny" not in offered(widget)
+    assert str(first) in widget.form.model_box.toolTip()
+    assert widget.form.root() == Path(widget.form.root_field.edit.placeholderText()) == tmp_path / "first/runs"
+    widget._name, widget._result = "mine", {"result": str(home / "models/tiny.safetensors")}
+    widget.install()
+    assert (first / "mine.safetensors").exists()
+    assert "mine" in offered(widget)
+
+    # Changed while the widget is open: it looks again when the mouse comes back.
+    page.models_folder = str(second)
+    enter(widget)
+    assert "two" in offered(widget)
+    assert "one" not in offered(widget)
+    assert str(second) in widget.form.model_box.toolTip()
+    widget._name, widget._result = "later", {"result": str(home / "models/tiny.safetensors")}
+    widget.install()
+    assert (second / "later.safetensors").exists()
+    # Emptied: what was there before the page named a folder.
+    page.models_folder = ""
+    QApplication.sendEvent(widget, QShowEvent())
+    assert "tiny" in offered(widget)
+    assert not errors
+
+
+def enter(widget):
+    from qtpy.QtCore import QPointF
+    from qtpy.QtGui import QEnterEvent
+    from qtpy.QtWidgets import QApplication
+
+    place = QPointF(5, 5)
+    QApplication.sendEvent(widget, QEnterEvent(place, place, place))
+
+
+def test_a_models_folder_that_is_missing_is_made_by_the_first_result(open_widget, home, monkeypatch, qtbot, errors):
+    folder = home / "not yet" / "models"
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", str(folder))
+    widget = open_widget()
+    assert all(label.endswith("(shipped)") for label in offered(widget))
+    assert not folder.exists()
+    assert widget.panel.unfinished_box.isHidden() or not widget.panel.unfinished_box.isEnabled()
+    widget._name, widget._result = "mine", {"result": str(home / "models/tiny.safetensors")}
+    widget.panel.install_button.setEnabled(True)
+    press(qtbot, widget.panel.install_button)
+    assert (folder / "mine.safetensors").exists()
+    assert "mine" in offered(widget)
+    assert not errors
+
+
+def test_no_model_at_all_is_said(open_widget, home, monkeypatch, qtbot):
+    from napari_dmgn import zoo
+
+    monkeypatch.setattr(zoo, "_shipped_folder", lambda: home / "nothing")
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", str(home / "nowhere"))
+    widget = open_widget()
+    said = f"No model is installed. Put a .safetensors file into {home / 'nowhere'}"
+    assert said in plain(widget.form.model_note)
+    press(qtbot, widget.panel.check_button)
+    assert not widget.busy

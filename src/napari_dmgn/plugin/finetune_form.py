@@ -23,6 +23,7 @@ from napari_dmgn.plugin.finetune_data import DataForm, FolderField
 from napari_dmgn.plugin.finetune_request import check_name, runs_folder
 from napari_dmgn.plugin.form import breakable, choice, combo, note, refill
 from napari_dmgn.plugin.models import model_label, model_summary, models_problem
+from napari_dmgn.plugin.preferences import preferences
 
 __all__ = ["FineTuneForm"]
 
@@ -38,7 +39,8 @@ class FineTuneForm(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._models: list[zoo.ModelInfo] = []
-        self.model_box = combo(f"The model to start from. Your own files are looked for in {zoo.models_folder()}")
+        self.folder = Path()  # that the models were read from
+        self.model_box = combo("The model to start from.")
         self.model_box.currentIndexChanged.connect(self._show_model)
         self.model_note = note()
         self.data_form = DataForm()
@@ -108,7 +110,6 @@ class FineTuneForm(QWidget):
         self.rate_box.setCurrentIndex(1)
         self.device_box = combo("Where to train. Automatic takes a CUDA GPU where there is one.", DEVICES)
         self.root_field = FolderField("folder for runs", "Where the run's pictures, state and models are kept.")
-        self.root_field.edit.setPlaceholderText(str(runs_folder()))
         self.advanced = QWidget()
         form = _form(self.advanced)
         form.addRow("Learning rate", self.rate_box)
@@ -129,7 +130,11 @@ class FineTuneForm(QWidget):
         self.changed.emit()
 
     def refresh_models(self) -> None:
-        """Read the list of models anew, keeping the choice."""
+        """Read the list of models anew, from the folder of the Preferences page, keeping the choice."""
+        preferences()
+        self.folder = zoo.models_folder()
+        self.model_box.setToolTip(f"The model to start from. Your own files are looked for in {self.folder}")
+        self.root_field.edit.setPlaceholderText(str(runs_folder()))
         before = self.model()
         self._models = list(zoo.list_models())
         refill(self.model_box, [model_label(model) for model in self._models], "no model installed")

@@ -19,7 +19,7 @@ from napari_dmgn.plugin.finetune_plot import TrainingPlot
 from napari_dmgn.plugin.finetune_request import UnfinishedRun
 from napari_dmgn.plugin.form import breakable, combo, note, refill
 
-__all__ = ["FineTunePanel"]
+__all__ = ["FineTunePanel", "verdict_of"]
 
 
 class FineTunePanel(QWidget):
@@ -166,3 +166,13 @@ def _button(text: str, tip: str) -> QPushButton:
     button.setToolTip(tip)
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     return button
+
+
+def verdict_of(result: dict[str, Any]) -> str:
+    """Return the trainer's verdict as a sentence, and a second one on the pictures as they are."""
+    text = str(result.get("verdict", "")).rstrip(".")
+    if not text:
+        return ""
+    text = f"{text[:1].upper()}{text[1:]}."
+    harm = "" if result["helps"] else " NO model helps here: leave such pictures as they are."
+    return f"{text} Untouched they have {result['untouched']:.2f} dB.{harm}"

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtGui import QShowEvent
+from qtpy.QtGui import QEnterEvent, QShowEvent
 from qtpy.QtWidgets import QMainWindow, QVBoxLayout
 
-from napari_dmgn.plugin.finetune_data import TrainingData
+from napari_dmgn import zoo
 from napari_dmgn.plugin.finetune_example import ExampleLayers
 from napari_dmgn.plugin.finetune_form import FineTuneForm
 from napari_dmgn.plugin.finetune_install import install
 from napari_dmgn.plugin.finetune_job import FineTuneJob
-from napari_dmgn.plugin.finetune_panel import FineTunePanel
+from napari_dmgn.plugin.finetune_panel import FineTunePanel, verdict_of
 from napari_dmgn.plugin.finetune_request import (
     FineTuneRequest,
     UnfinishedRun,
@@ -29,9 +29,9 @@ from napari_dmgn.plugin.form import DockedWidget, FormArea
 from napari_dmgn.plugin.worker import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from napari.viewer import Viewer
+
+    from napari_dmgn.plugin.finetune_pictures import LayerPictures
 
 __all__ = ["FineTuneWidget"]
 
@@ -126,11 +126,11 @@ class FineTuneWidget(DockedWidget):
         if data.layers is None:
             self._start(folder, check=check)
         else:
-            self._write(data, folder, check=check)
+            self._write(data.layers, folder, check=check)
 
-    def _write(self, data: TrainingData, folder: Path, *, check: bool) -> None:
+    def _write(self, layers: LayerPictures, folder: Path, *, check: bool) -> None:
         self.panel.say("Writing the layers to files for the training …")
-        writer = create_worker(_written, data, folder / "pictures", _ignore_errors=True)
+        writer = create_worker(layers.write, folder / "pictures", _ignore_errors=True)
         self._writer = writer
         problems: list[Exception] = []
         writer.errored.connect(problems.append)
@@ -215,7 +215,7 @@ class FineTuneWidget(DockedWidget):
             self._conclude()
 
     def _conclude(self) -> None:
-        result, verdict = self._result, _verdict(self._result)
+        result, verdict = self._result, verdict_of(self._result)
         if result.get("kind") == "done" and result.get("better") and result.get("helps"):
             self.install(verdict)
         elif result.get("kind") == "done":
@@ -261,6 +261,12 @@ class FineTuneWidget(DockedWidget):
             self._refresh()
         super().showEvent(event)
 
+    def enterEvent(self, event: QEnterEvent) -> None:
+        """Look anew when the mouse comes back from Preferences, where another folder may have been named."""
+        if not self.busy and zoo.models_folder() != self.form.folder:
+            self._refresh()
+        super().enterEvent(event)
+
     def _watch_window(self) -> None:
         """Hear when napari's window is closed: that does not close its docks one by one."""
         parent = self.parentWidget()
@@ -293,18 +299,3 @@ class FineTuneWidget(DockedWidget):
             writer, self._writer = self._writer, None
             writer.quit()
         self._stop_job()
-
-
-def _written(data: TrainingData, folder: Path) -> Iterator[int]:
-    assert data.layers is not None
-    yield from data.layers.write(folder)
-
-
-def _verdict(result: dict[str, Any]) -> str:
-    """Return the trainer's verdict as a sentence, and a second one on the pictures as they are."""
-    text = str(result.get("verdict", "")).rstrip(".")
-    if not text:
-        return ""
-    text = f"{text[:1].upper()}{text[1:]}."
-    harm = "" if result["helps"] else " NO model helps here: leave such pictures as they are."
-    return f"{text} Untouched they have {result['untouched']:.2f} dB.{harm}"

@@ -33,18 +33,31 @@ class Preferences:
 
 
 def preferences() -> Preferences:
-    """Read the page, and let a models folder that is named there be the one that everything looks at."""
+    """Read the page, and let a models folder that is named there be the one that everything looks at.
+
+    From the first call on the folder follows the page without another one.
+    """
     found = _read()
+    # The environment, since the processes that train have to see the same folder.
+    now = os.environ.get(_FOLDER)
+    before = _REPLACED.get(now, now) if now is not None else None
     if found.models_folder:
-        # The environment, since the processes that train have to see the same folder.
         os.environ[_FOLDER] = found.models_folder
-        _ours.add(found.models_folder)
-    elif os.environ.get(_FOLDER) in _ours:
-        del os.environ[_FOLDER]
+        _REPLACED[found.models_folder] = before
+    elif now in _REPLACED:
+        if before is None:
+            del os.environ[_FOLDER]
+        else:
+            os.environ[_FOLDER] = before
     return found
 
 
-_ours: set[str] = set()
+# Folders that the page has put into the environment, each with the one that was there before the page's.
+_REPLACED: dict[str, str | None] = {}
+
+
+def _follow(event: object) -> None:
+    preferences()
 
 
 def _read() -> Preferences:
@@ -52,6 +65,7 @@ def _read() -> Preferences:
         from napari.settings import get_plugin_settings
 
         page = get_plugin_settings(_PLUGIN).restore
+        page.events.models_folder.connect(_follow)  # once, however often
     except (ImportError, KeyError, AttributeError) as error:
         logger.debug("no preferences page: %s", error)
         return Preferences()
