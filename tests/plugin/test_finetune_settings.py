@@ -11,8 +11,10 @@ from napari_dmgn.plugin.finetune_pictures import LayerPictures, cuts
 from napari_dmgn.plugin.finetune_process import only_one
 from napari_dmgn.plugin.finetune_request import KINDS, FineTuneRequest, unfinished_runs
 from napari_dmgn.plugin.finetune_settings import choose_settings, to_toml
+from napari_dmgn.plugin.models import model_summary
 from napari_dmgn.plugin.source import Source
 from napari_dmgn.training import TrainConfig, loop
+from napari_dmgn.zoo import ModelInfo
 
 
 @pytest.fixture
@@ -57,6 +59,28 @@ def test_settings_of_every_kind_are_valid_and_survive_their_file(request_of, tmp
     path.write_text(to_toml(config.to_dict()), encoding="utf-8")
     assert TrainConfig.from_file(path) == config
     assert config.kind == ("rain" if kind is None else KINDS[kind].kind)
+
+
+def test_a_fine_tuned_model_says_what_it_removes_and_what_it_gained(request_of, tmp_path):
+    def summary(card, **changes):
+        card = {**choose_settings(request_of(**changes), tmp_path, [64] * 5).card, **card}
+        values = {"path": tmp_path / "mine.safetensors", "config": {}, "parameters": 1_000_000, "bytes": 1}
+        return model_summary(ModelInfo(name="mine", task="rain", shipped=False, card=card, **values)).splitlines()
+
+    comparison = {"base": "rain", "before": 33.5123, "after": 40.44, "untouched": 38.46, "better": True}
+    scores = {"input": 38.46, "output": 40.44}  # the same once more
+    lines = summary({"comparison": comparison, "scores": scores}, kind="dark stripes")
+    assert lines == [
+        "Removes dark stripes (light sheet). 1.0 million parameters.",
+        "Fine-tuned from rain: 33.5 to 40.4 dB on the validation pictures (untouched 38.5).",
+    ]
+    assert summary({}, kind=None)[0] == "Removes the noise in the pairs that it was trained on. 1.0 million parameters."
+    # Cards of other origin: of the command line without "untouched", or with nothing that can be used.
+    del comparison["untouched"]
+    assert summary({"comparison": comparison})[1].endswith("33.5 to 40.4 dB on the validation pictures.")
+    assert len(summary({"comparison": {"before": "much"}, "removes": ["Stripes", "grids"]})) == 1
+    assert summary({"removes": None})[0].startswith("Removes rain. ")
+    assert summary({"removes": "DNA stains"})[0].startswith("Removes DNA stains. ")
 
 
 def test_requests_are_checked_and_survive_their_file(request_of, tmp_path):

@@ -70,9 +70,10 @@ def choose_settings(request: FineTuneRequest, folder: Path, sides: Sequence[int]
     batch = min(_BATCH, max(2, _PIXELS // crop**2)) if on_cpu else _BATCH
     held = min(_MOST_HELD_OUT, max(1, round(request.share * len(sides))), len(sides) - 1)
     kind = None if request.kind is None else KINDS[request.kind]
-    card: dict[str, Any] = {"fine_tuned_from": Path(request.base).stem}
-    if kind is not None:
-        card["removes"] = kind.label
+    card: dict[str, Any] = {
+        "fine_tuned_from": Path(request.base).stem,
+        "removes": "the noise in the pairs that it was trained on" if kind is None else kind.label,
+    }
     steps = request.steps or 1
     return TrainConfig(
         task=request.task,

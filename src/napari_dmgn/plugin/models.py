@@ -18,11 +18,13 @@ def model_label(model: zoo.ModelInfo) -> str:
 
 def model_summary(model: zoo.ModelInfo) -> str:
     """Sum a model's card up in a few lines; cards of other origin may lack any field."""
-    lines = [f"Removes {model.task}. {_rounded(model.parameters)} parameters."]
+    lines = [f"Removes {_removed(model)}. {_rounded(model.parameters)} parameters."]
     pictures = _mapping(model.card.get("training")).get("pictures")
     if pictures:
         lines[0] += f" Trained on {pictures} pictures."
-    if gains := list(_gains(_mapping(model.card.get("scores")))):
+    if gain := _fine_tuned(model.card):
+        lines.append(gain)
+    elif gains := list(_gains(_mapping(model.card.get("scores")))):
         lines.append(f"PSNR on pictures it had not seen: {', '.join(gains)}.")
     if limits := model.card.get("not_trained_for"):
         lines.append(f"Not trained for {_text(limits)}.")
@@ -79,6 +81,23 @@ def models_problem(*, none: bool) -> str | None:
         text = " ".join(message.split()).replace(str(path), path.name)
         lines.append(f"Left out: {text if path.name in text else f'{path.name}: {text}'}")
     return "\n".join(lines) or None
+
+
+def _removed(model: zoo.ModelInfo) -> str:
+    """What a model takes out: a fine-tuned one has its base's task, and its card says what it learned."""
+    text = _text(model.card.get("removes") or model.task)
+    return text if text[:2].isupper() else f"{text[:1].lower()}{text[1:]}"
+
+
+def _fine_tuned(card: Mapping[str, Any]) -> str:
+    """What fine-tuning brought, beside the base model and beside doing nothing; "" where the card does not tell."""
+    found = _mapping(card.get("comparison"))
+    before, after, untouched = (found.get(key) for key in ("before", "after", "untouched"))
+    if not (isinstance(before, int | float) and isinstance(after, int | float)):
+        return ""
+    base = found.get("base") or card.get("fine_tuned_from") or "another model"
+    beside = f" (untouched {untouched:.1f})" if isinstance(untouched, int | float) else ""
+    return f"Fine-tuned from {_text(base)}: {before:.1f} to {after:.1f} dB on the validation pictures{beside}."
 
 
 def _gains(scores: Mapping[str, Any]) -> Iterator[str]:
