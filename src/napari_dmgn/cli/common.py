@@ -6,10 +6,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from napari_dmgn.api import Restoration, RestoreEvent
+from napari_dmgn.files import IMAGE_SUFFIXES
 from napari_dmgn.zoo import TASKS
 
 
@@ -122,9 +124,11 @@ def _whole_number(text: str, *, least: int, others: str = "") -> int:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse, before any work, an output folder that is a file."""
+    """Refuse, before any work, an output folder that is a file, or would be a folder by a picture's name."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{str(path)!r} is a file; a folder is wanted for the results")
+    if path.suffix.lower() in IMAGE_SUFFIXES and not path.exists():
+        raise UsageError(f"-o is a folder for the results, and {str(path)!r} is the name of an image file")
 
 
 @contextmanager
@@ -157,14 +161,16 @@ class Bar:
 
 
 def run_restore(label: str, image: Any, **arguments: Any) -> Restoration:
-    """Restore an image under a bar."""
+    """Restore an image under a bar; without `coarse`, which no command writes and which is as large as the image."""
     from napari_dmgn.api import restore
 
     bar = Bar(label)
     try:
-        return restore(image, progress=bar, **arguments)
+        restoration = restore(image, progress=bar, **arguments)
     finally:
         bar.close()
+    # The next image is worked on while this one waits to be written.
+    return replace(restoration, coarse=restoration.coarse[:0].copy())
 
 
 def print_json(value: object) -> None:

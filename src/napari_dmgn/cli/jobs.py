@@ -1,6 +1,7 @@
 """One image of the command ``restore``: read, restored, and its results written."""
 
 import argparse
+import glob
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -43,9 +44,20 @@ class Job:
         """Whether any of the results is there."""
         return any(path.exists() for path in self.results.values())
 
+    def missing(self) -> str | None:
+        """Name of a result that is wanted and not there, or None; of masks, which only the network knows, a pattern."""
+        for path in self.results.values():
+            if not path.exists():
+                return path.name
+        if self.args.masks:
+            folder, stem = self.results["background"].parent, _stem(self.results)
+            if not any(folder.glob(f"{glob.escape(stem)}_mask_*.tif")):
+                return f"{stem}_mask_*.tif"
+        return None
+
     def read(self) -> Any:
         """Load what `work` needs."""
-        return read_image(self.source)
+        return read_image(self.source, series=self.args.series)
 
     def work(self, image: Any) -> Any:
         """Return what `write` needs."""
@@ -124,10 +136,14 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
         results = {part: output / part for part in PARTS}
         _check_collection(source.path, output, args)
     else:
-        results = {part: result_path(folder, source.path, part) for part in PARTS}
+        # Series of one file have results beside each other.
+        series = "" if args.series is None else f"series{args.series}_"
+        results = {part: result_path(folder, source.path, series + part) for part in PARTS}
     if collection or is_store(source.path):
         if args.masks:
             raise UsageError("--masks is for results in files; OME-Zarr results have no masks")
+        if args.series is not None:
+            raise UsageError("--series is for TIFF images whose results are files, not OME-Zarr")
         return StoreJob(source=source.path, results=results, args=args)
     for name in ("level", "scheduler"):
         if getattr(args, name):
@@ -164,7 +180,11 @@ def _arrays(restoration: Restoration) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _mask_paths(restoration: Restoration, paths: dict[str, Path]) -> dict[str, Path]:
-    path = paths["background"]
-    stem = path.name.rpartition("_background")[0]
+    path, stem = paths["background"], _stem(paths)
     names = restoration.masks or {}
     return {f"mask_{name}": path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif") for name in names}
+
+
+def _stem(paths: dict[str, Path]) -> str:
+    """What the names of an image's results start with."""
+    return paths["background"].name.rpartition("_background")[0]

@@ -49,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", action="store_true", help="also write the deep-masking cells' masks (TIFF)"
     )
+    parser.add_argument(
+        "--series", type=whole, metavar="N",
+        help="which image of a TIFF that holds several, counted from 0; the results' names say it (default: the first)",
+    )  # fmt: skip
     zarr = parser.add_argument_group(
         "OME-Zarr", "Results of OME-Zarr images are such, and of any image where -o ends in .zarr: one image "
         "whose groups are background, noise and noise_map. A run that was stopped goes on where it was.",
@@ -70,9 +74,10 @@ def run(args: argparse.Namespace) -> int:
     waiting = [job for job in jobs if job.source not in reports]
     for job in jobs:
         _tell(reports.get(job.source), args)
-    if len(waiting) > 1:  # a model that does not load fails once, not once a file
-        load_model(args.model or args.task)
+    stopped: BaseException | None = None
     try:
+        if len(waiting) > 1:  # a model that does not load fails once, not once a file
+            load_model(args.model or args.task)
         for job, outcome in overlapped(
             waiting,
             read=lambda job: job.read(),
@@ -85,12 +90,19 @@ def run(args: argparse.Namespace) -> int:
                 outcome = {"input": job.source, "error": one_line(outcome)}
             reports[job.source] = outcome
             _tell(outcome, args)
+    except BaseException as error:
+        stopped = error
+        raise
     finally:  # also of a batch that was stopped
-        ordered = [reports[job.source] for job in jobs if job.source in reports]
-        _sum_up(ordered, jobs, args)
-    if args.json:
-        print_json(ordered)
-    return 1 if any("error" in report for report in ordered) else 0
+        _sum_up([reports[job.source] for job in jobs if job.source in reports], jobs, args)
+        if args.json:
+            print_json([reports.get(job.source) or _undone(job, stopped) for job in jobs])
+    return 1 if any("error" in report for report in reports.values()) else 0
+
+
+def _undone(job: Job, why: BaseException | None) -> Report:
+    """Report for programs, who get one for each input; people are told once, by `main`."""
+    return {"input": job.source, "error": one_line(why) if isinstance(why, Exception) else "stopped"}
 
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
@@ -112,10 +124,10 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _existing(job: Job) -> Report:
-    missing = [path for path in job.results.values() if not path.exists()]
-    if missing:
+    missing = job.missing()
+    if missing is not None:
         there = next(path for path in job.results.values() if path.exists())
-        error = f"{str(there)!r} exists, {missing[0].name!r} does not; pass --overwrite to make all results again"
+        error = f"{str(there)!r} exists, {missing!r} does not; pass --overwrite to make all results again"
         return {"input": job.source, "error": error}
     return {"input": job.source, "outputs": job.results, "skipped": True}
 
