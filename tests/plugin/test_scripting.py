@@ -1,5 +1,6 @@
 """Layers in scripts: restore takes them, add_to puts results on them, and copied recipes do what the widget did."""
 
+import dataclasses
 import shlex
 
 import numpy as np
@@ -91,6 +92,76 @@ def test_copied_python_does_the_same(viewer, tiny_checkpoint, rainy, crop):
     np.testing.assert_allclose(viewer.layers[-2].data, noise.data, atol=0.1)
     np.testing.assert_allclose(viewer.layers[-3].data, residual.data, atol=1)
     np.testing.assert_allclose(viewer.layers[-1].translate, background.settings["translate"], atol=1e-6)
+
+
+@pytest.mark.parametrize("crop", [None, ((1, 3), (0, 200), (8, 300))])
+def test_copied_python_fills_a_store_frame_by_frame(viewer, tiny_checkpoint, tmp_path, crop):
+    da = pytest.importorskip("dask.array")
+    pytest.importorskip("zarr")
+    from napari_dmgn.plugin.worker import run
+
+    read = []
+
+    def block(values, block_info=None):
+        read.append(block_info[0]["chunk-location"][0])
+        return values
+
+    stack = np.random.default_rng(0).integers(0, 4000, (3, 400, 360), np.uint16)
+    lazy = da.from_array(stack, chunks=(1, -1, -1)).map_blocks(block, dtype=stack.dtype, meta=np.empty((0,), np.uint16))
+    layer = viewer.add_image(lazy, name="it's", contrast_limits=(0, 4000), units=("um",) * 3)
+    request = Request(
+        source=capture(layer, crop=crop),
+        model=tiny_checkpoint,
+        dtype="float32",
+        outputs=("background", "noise_map"),
+        store=tmp_path / "the widget's.zarr",
+        intensity_range=(0.0, 4000.0),
+        **ENGINE,
+    )
+    text = recipe.as_python(dataclasses.replace(request, store=tmp_path / "the script's.zarr"))
+    events = run(request, bool)
+    try:
+        while True:
+            next(events)
+    except StopIteration as end:
+        expected = end.value.layers
+    read.clear()
+    exec(text, {"viewer": viewer})
+    wanted = [0, 1, 2] if crop is None else [1, 2]
+    assert read == [wanted[0], wanted[-1], *wanted]  # the first and the last frame tell layers apart
+    assert (tmp_path / "the script's.zarr").is_dir()
+    assert [entry.name for entry in viewer.layers[1:]] == ["it's noise map", "it's background"]
+    for entry, other in zip(viewer.layers[1:], expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(entry.data), np.asarray(other.data))
+        assert not isinstance(entry.data, np.ndarray)
+        np.testing.assert_allclose(entry.translate, other.settings["translate"])
+    with pytest.raises(RuntimeError, match=r"exists\. Choose another name"):
+        exec(text, {"viewer": viewer})
+
+
+def test_a_script_goes_on_where_the_store_was_left(viewer, tiny_checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("zarr")
+    from napari_dmgn import api
+    from napari_dmgn.plugin.scripting import restore_into_store
+
+    calls = []
+    real = api.iter_restore
+
+    def failing(image, *arguments, **settings):
+        calls.append(image)
+        if len(calls) == 2:
+            raise OSError("the disk is gone")
+        return real(image, *arguments, **settings)
+
+    monkeypatch.setattr(api, "iter_restore", failing)
+    layer = viewer.add_image(np.random.default_rng(0).integers(0, 256, (2, 400, 360), np.uint8), name="s")
+    with pytest.raises(RuntimeError, match=r"the disk is gone\. The first 1 of 2 frames were done\."):
+        restore_into_store(layer, tmp_path / "out.zarr", viewer, model=tiny_checkpoint, **ENGINE)
+    assert len(viewer.layers) == 1
+    added = restore_into_store(layer, tmp_path / "out.zarr", viewer, model=tiny_checkpoint, **ENGINE)
+    assert (len(added), len(calls)) == (3, 3)
+    with pytest.raises(ValueError, match="is a Labels layer"):
+        restore_into_store(viewer.add_labels(np.zeros((4, 4), int)), tmp_path / "x.zarr", viewer)
 
 
 def test_copied_command_runs(viewer, tiny_checkpoint, rainy, tmp_path):

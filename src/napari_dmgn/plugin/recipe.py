@@ -32,20 +32,25 @@ def as_python(request: Request) -> str:
     if (model := _model(request)) is not None:
         settings["model"] = model
     settings |= {name: getattr(request, name) for name in _DEFAULTS if getattr(request, name) != _DEFAULTS[name]}
-    if (limits := _limits(request)) is not None:
-        settings["intensity_range"] = limits
-    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-    lines = ["import napari_dmgn as dmgn", "", f"layer = viewer.layers[{source.name!r}]"]
-    image = "layer"
+    imports, image = ["import napari_dmgn as dmgn"], "layer"
+    lines = ["", f"layer = viewer.layers[{source.name!r}]"]
     if not source.whole or source.level:
-        lines[1:1] = ["from napari_dmgn.plugin.source import capture"]
+        imports.append("from napari_dmgn.plugin.source import capture")
         lines.append(f"part = capture(layer, level={source.level}, crop={source.crop!r})")
         image = "part"
-    lines += [
-        f"restoration = dmgn.restore({image}, {arguments})",
-        f"restoration.add_to(viewer, outputs={list(request.outputs)!r})",
-    ]
-    return "\n".join(lines) + "\n"
+    outputs = f"outputs={list(request.outputs)!r}"
+    if request.store is not None:  # as the widget does it: one frame after the other, never the whole in memory
+        imports[0] = "from napari_dmgn.plugin.scripting import restore_into_store"
+        lines.append(f"restore_into_store({image}, {str(request.store)!r}, viewer, {outputs}, {_written(settings)})")
+        return "\n".join(imports + lines) + "\n"
+    if (limits := _limits(request)) is not None:
+        settings["intensity_range"] = limits
+    lines += [f"restoration = dmgn.restore({image}, {_written(settings)})", f"restoration.add_to(viewer, {outputs})"]
+    return "\n".join(imports + lines) + "\n"
+
+
+def _written(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def as_command(request: Request) -> tuple[str, str]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_dmgn import zoo
 from napari_dmgn.plugin import conservation
 from napari_dmgn.plugin.results import DEFAULT_OUTPUTS, OUTPUTS, add_layers, result_layers
 from napari_dmgn.plugin.source import Source, capture, why_not
+from napari_dmgn.plugin.summary import failure, stopped_by
+from napari_dmgn.plugin.worker import Events, Failed, Outcome, Request, Restored, run
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_dmgn.api import Restoration
 
-__all__ = ["add_restoration", "open_layer"]
+__all__ = ["add_restoration", "open_layer", "restore_into_store"]
 
 
 def open_layer(layer: Any) -> tuple[NDArray[Any], Source]:
@@ -67,6 +72,60 @@ def add_restoration(
             image, restoration.background, restoration.noise, rgb=source.rgb
         )
     return add_layers(viewer, result_layers(source, arrays, restoration.provenance, restoration.masks))
+
+
+def restore_into_store(
+    layer: Any,
+    store: str | os.PathLike[str],
+    viewer: ViewerModel,
+    *,
+    task: str = "rain",
+    model: str | Path | None = None,
+    outputs: Collection[str] = DEFAULT_OUTPUTS,
+    **settings: Any,
+) -> list[Layer]:
+    """Restore a layer frame by frame into an OME-Zarr store, as the widget does, and add what is in it as layers.
+
+    Neither the layer nor the results are in memory as a whole. What an earlier run with the same settings left
+    unfinished is not done again.
+
+    Parameters
+    ----------
+    layer : napari Image layer, or a part of one from `source.capture`
+    store : folder ending in .zarr that does not exist
+    viewer : gets the layers
+    task, model, settings : as in `restore`
+    outputs : results to write
+
+    Raises
+    ------
+    ValueError
+        It is no image layer, or empty; or no such model.
+    RuntimeError
+        The run ended before all frames were done; it says why.
+    """
+    if not isinstance(layer, Source):
+        if (problem := why_not(layer)) is not None:
+            raise ValueError(problem)
+        layer = capture(layer)
+    path = zoo.find_model(model or task).path
+    request = Request(source=layer, task=task, model=path, outputs=tuple(outputs), store=Path(store), **settings)
+    outcome = _to_the_end(run(request, bool))
+    if isinstance(outcome, Failed):
+        raise RuntimeError(failure(layer.name, outcome))
+    assert isinstance(outcome, Restored)  # nobody cancels it
+    if outcome.problem is not None:
+        raise RuntimeError(stopped_by(layer.name, outcome, added=False))
+    return add_layers(viewer, outcome.layers)
+
+
+def _to_the_end(events: Events) -> Outcome:
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
 
 
 def _unplaced(restoration: Restoration) -> Source:

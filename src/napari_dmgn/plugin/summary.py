@@ -13,13 +13,14 @@ def failure(name: str, outcome: Failed) -> str:
     return f"Could not restore '{name}': {outcome.message}"
 
 
-def stopped_by(name: str, outcome: Restored) -> str:
-    """Say what stopped a run in the middle, and what there is of it; empty where nothing did."""
+def stopped_by(name: str, outcome: Restored, *, added: bool = True) -> str:
+    """Say what stopped a run in the middle, and what became of its frames; empty where nothing did."""
     if outcome.problem is None:
         return ""
     done, frames = outcome.provenance["frames_done"], outcome.provenance["frames"]
     message = outcome.problem.message.rstrip(".")
-    return f"Could not restore all of '{name}': {message}. The first {done} of {frames} frames were added."
+    became = "added" if added else "done"
+    return f"Could not restore all of '{name}': {message}. The first {done} of {frames} frames were {became}."
 
 
 def summary(name: str, outcome: Restored, *, gone: bool) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cancelled",
+    "Events",
     "Failed",
     "Outcome",
     "Request",
