@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_dmgn.files import Block, fill
 from napari_dmgn.lazy.extremes import Extremes, needs_extremes, volume_limits
+from napari_dmgn.lazy.recipe import engine_here
 from napari_dmgn.lazy.record import Counts, Place, Record
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    def engine(self, device: str, precision: str) -> dict[str, str]:
+        """Return what "auto" means to the workers, all that it means where they differ."""
+        found = list(self._client.run(engine_here, device, precision).values())
+        if not found:  # no worker has come yet: wait for one
+            found = [self._submit(engine_here, device, precision).result()]
+        return {name: ", ".join(sorted({one[name] for one in found})) for name in found[0]}
 
     def run(self, job: StoreJob, record: Record) -> Iterator[Place]:
         """Do every window that is not on record, all frames at once; yield each step when it is done."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from napari_dmgn.files import Block, fill
 from napari_dmgn.lazy.extremes import Extremes, needs_extremes, volume_limits
 from napari_dmgn.lazy.overlap import overlapped
+from napari_dmgn.lazy.recipe import engine_here
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Gains
@@ -29,6 +30,10 @@ class Here:
 
     def __exit__(self, *_: object) -> None:
         """Nothing is held."""
+
+    def engine(self, device: str, precision: str) -> dict[str, str]:
+        """Return what "auto" means here."""
+        return engine_here(device, precision)
 
     def run(self, job: StoreJob, record: Record) -> Iterator[Place]:
         """Do every window that is not on record, frame by frame; yield each step when it is done."""

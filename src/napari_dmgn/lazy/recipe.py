@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
     from napari_dmgn.tiling import Window
 
-__all__ = ["FILL_REACH", "ModelSource", "Recipe"]
+__all__ = ["FILL_REACH", "ModelSource", "Recipe", "engine_here"]
 
 Limits = tuple[float, float]
 
@@ -28,6 +28,14 @@ FILL_REACH = _FILL_ROUNDS + 1
 """Pixels around a part that can decide what a pixel without a value in it is filled with."""
 
 _LOADING = threading.Lock()
+
+
+def engine_here(device: str, precision: str) -> dict[str, str]:
+    """Return what "auto" means in this process, as the provenance has it."""
+    import torch
+
+    found = resolve_device(device)
+    return {"device": found, "precision": resolve_precision(precision, found), "torch": str(torch.__version__)}
 
 
 @dataclass(frozen=True, kw_only=True)

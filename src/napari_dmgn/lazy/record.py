@@ -44,6 +44,7 @@ class Record:
     limits : intensities that become 0 and 1, by channel, once they are known
     sums : of the windows of which phase 1 is done
     done : the windows that are written
+    moving : whether all is done, and the results are on the way to their places
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Record:
     limits: list[Limits] | None = None
     sums: dict[Place, WindowSums] = field(default_factory=dict)
     done: dict[Place, Counts] = field(default_factory=dict)
+    moving: bool = False
 
     @classmethod
     def start(cls, path: Path, settings: Mapping[str, Any], tile: int | None) -> Record:
@@ -77,7 +79,7 @@ class Record:
         return record
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to go on with other settings.
+        """Refuse to go on with other settings than these.
 
         Raises
         ------
@@ -85,7 +87,7 @@ class Record:
             It names the first setting that differs.
         """
         wanted = json.loads(json.dumps(settings))
-        for name in {**self.settings, **wanted}:
+        for name in wanted:
             if self.settings.get(name) != wanted.get(name):
                 raise UnfinishedError(
                     f"an unfinished run lies in {str(self.path.parent)!r} whose {name} was "
@@ -108,6 +110,11 @@ class Record:
         self.done[place] = counts
         self._write({"done": vars(counts), "place": place})
 
+    def keep_moving(self) -> None:
+        """Write down that the results are complete."""
+        self.moving = True
+        self._write({"moving": True})
+
     def _write(self, entry: Mapping[str, Any], mode: str = "a") -> None:
         with self.path.open(mode, encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -117,6 +124,7 @@ class Record:
 
         if "limits" in entry:
             self.limits = [(low, high) for low, high in entry["limits"]]
+        self.moving = self.moving or "moving" in entry
         if "place" not in entry:
             return
         batch, window = entry["place"]

@@ -2,72 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
-import uuid
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from napari_dmgn.api import RestoreEvent
-from napari_dmgn.files import Block, blocks, write_collection
+from napari_dmgn.files import Block, blocks
+from napari_dmgn.lazy.destination import Destination
+from napari_dmgn.lazy.lock import Lock
 from napari_dmgn.lazy.record import Place, Record, UnfinishedError
 from napari_dmgn.lazy.stores import PARTS, Input, StoreJob
-from napari_dmgn.lazy.volume import describe
+from napari_dmgn.lazy.volume import Volume, describe
 
-__all__ = ["Destination", "StoreRun", "Workers"]
+__all__ = ["StoreRun", "Workers"]
 
-_RECORD = ".napari-dmgn.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """Where the three images of the results go.
-
-    Attributes
-    ----------
-    paths : the final folder of each part
-    work : the folder that they are made in
-    collection : the folder that holds all parts and becomes an image itself, or None
-    """
-
-    paths: Mapping[str, Path]
-    work: Path
-    collection: Path | None
-
-    @classmethod
-    def of(cls, output: Path, paths: Mapping[str, Path], name: str) -> Destination:
-        """Results in a folder of their own (`output` ends in .zarr), or beside each other in `output`."""
-        if output.suffix.lower() == ".zarr":
-            return cls(paths=paths, work=output.with_name(f".{output.name}.part"), collection=output)
-        folder = paths["background"].parent
-        return cls(paths=paths, work=folder / f".{name}.part", collection=None)
-
-    def finish(self) -> None:
-        """Move the results to their places, in place of older ones."""
-        for stray in self.work.rglob("*.partial"):  # chunks that were cut off
-            stray.unlink()
-        if self.collection is not None:
-            write_collection(self.work, list(PARTS))
-            _replace(self.work, self.collection)
-            (self.collection / _RECORD).unlink()
-            return
-        for part in PARTS:
-            _replace(self.work / part, self.paths[part])
-        shutil.rmtree(self.work)
-
-
-def _replace(made: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    if target.exists():
-        target.rename(old)
-    made.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+_LOG = logging.getLogger(__name__)
 
 
 class Workers(Protocol):
     """Who does the windows: this process or a cluster."""
+
+    def engine(self, device: str, precision: str) -> dict[str, str]:
+        """Return what "auto" means to them: device, precision, and torch's version."""
 
     def run(self, job: StoreJob, record: Record) -> Iterator[Place]:
         """Do what is not on record; yield after each step."""
@@ -85,7 +44,7 @@ class StoreRun:
     Parameters
     ----------
     image, destination : where from and where to
-    overwrite : replace an unfinished run of other settings
+    overwrite : start anew where there is an unfinished run
     task, settings : as in `restore`
 
     Raises
@@ -99,56 +58,93 @@ class StoreRun:
     def __init__(
         self, image: Input, destination: Destination, task: str, *, overwrite: bool = False, **settings: Any
     ) -> None:
-        array = image.open().array
-        volume = describe(array.shape, array.dtype, task, regular=True, **settings)
+        self.image = image
         self.destination = destination
+        self._task = task
+        self._overwrite = overwrite
+        self._wanted = settings
+        self._find({}).warn()
+
+    def _find(self, engine: Mapping[str, str]) -> Volume:
+        """Decide what there is to do, and find what an earlier run has done of it."""
+        array = self.image.open().array
+        volume = describe(array.shape, array.dtype, self._task, regular=True, **self._wanted)
         self.settings = {
-            **image.identity(),
+            **self.image.identity(),
             **{name: volume.provenance[name] for name in ("version", "task", "sha256", "axes", "intensity_range")},
-            **{name: settings[name] for name in ("device", "precision", "tile", "halo")},
+            **{name: self._wanted[name] for name in ("tile", "halo")},
+            **{name: engine[name] for name in ("device", "precision") if engine},
             "type of the results": volume.recipe.dtype.str,
         }
-        self.record = Record.load(destination.work / _RECORD)
-        if self.record is not None:
-            try:
-                self.record.check(self.settings)
-            except UnfinishedError:
-                if not overwrite and (self.record.sums or self.record.done):
-                    raise
-                self.record = None
-            else:  # "auto" may mean another size today
-                tile = self.record.tile
-                volume = describe(array.shape, array.dtype, task, regular=True, **settings | {"tile": tile})
-        volume.warn()
+        self.record = None if self._overwrite else self._recorded()
+        if self.record is not None:  # "auto" may mean another size today
+            settings = self._wanted | {"tile": self.record.tile}
+            volume = describe(array.shape, array.dtype, self._task, regular=True, **settings)
         self.provenance = volume.provenance
-        self.job = StoreJob(image=image, folder=str(destination.work.absolute()), volume=volume)
+        self.job = StoreJob(image=self.image, folder=str(self.destination.work.absolute()), volume=volume)
+        return volume
+
+    def _recorded(self) -> Record | None:
+        record = Record.load(self.destination.record)
+        if record is None:
+            return None
+        if not self.destination.holds_all(moving=record.moving):
+            _LOG.warning("%s lacks some of its images: starting anew", self.destination.work)
+            return None
+        try:
+            record.check(self.settings)
+        except UnfinishedError:
+            if record.sums or record.done:
+                raise
+            return None
+        return record
 
     def steps(self, workers: Workers) -> Generator[RestoreEvent, None, None]:
-        """Do what is left to do."""
+        """Do what is left to do.
+
+        Raises
+        ------
+        BusyError
+            If another run is at it.
+        UnfinishedError
+            If "auto" meant another device or precision to the unfinished run.
+        """
         started = time.perf_counter()
-        record = self._begin() if self.record is None else self.record
-        before = len(record.done)
-        phases = 1 if len(self.job.volume.windows) == 1 else 2
-        frames = self.job.volume.layout.frames
-        batches = self.job.volume.batches
-        total = phases * len(batches) * len(self.job.volume.windows)
-        done = phases * before + sum(place not in record.done for place in record.sums)
+        engine = workers.engine(self._wanted["device"], self._wanted["precision"])
+        with Lock(self.destination.lock):
+            self._find(engine)  # again: another run may have been at it since
+            record = self._begin() if self.record is None else self.record
+            before = len(record.done)
+            yield from self._windows(workers, record)
+            self.provenance |= engine | {
+                "intensity_range": _range_of(record),
+                "windows_done_before": before,
+                "clipped_pixels": sum(counts.clipped for counts in record.done.values()),
+                "nonfinite_pixels": sum(counts.nonfinite for counts in record.done.values()),
+                "seconds": round(time.perf_counter() - started, 3),
+            }
+            if not record.moving:
+                self._complete(workers)
+                record.keep_moving()
+            self.destination.finish()
+
+    def _windows(self, workers: Workers, record: Record) -> Generator[RestoreEvent, None, None]:
+        volume = self.job.volume
+        phases = 1 if len(volume.windows) == 1 else 2
+        batches, frames = volume.batches, volume.layout.frames
+        total = phases * len(batches) * len(volume.windows)
+        done = phases * len(record.done) + sum(place not in record.done for place in record.sums)
         for batch, _ in workers.run(self.job, record):
             done += 1
             yield RestoreEvent(done=done, total=total, frame=batches[batch][0], frames=frames)
+
+    def _complete(self, workers: Workers) -> None:
+        """Make the coarser levels, and say in the images what they were made with."""
         for part in PARTS:
             path = Path(self.job.folder, part)
             for level in blocks(path):
                 workers.fill(path, level)
-        self.destination.finish()
-        limits = [list(pair) for pair in record.limits or ()]
-        self.provenance |= {
-            "intensity_range": limits[0] if all(pair == limits[0] for pair in limits) else limits,
-            "windows_done_before": before,
-            "clipped_pixels": sum(counts.clipped for counts in record.done.values()),
-            "nonfinite_pixels": sum(counts.nonfinite for counts in record.done.values()),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
+        self.job.note(self.provenance)
 
     def _begin(self) -> Record:
         work = self.destination.work
@@ -156,4 +152,10 @@ class StoreRun:
             shutil.rmtree(work)
         work.mkdir(parents=True)
         self.job.create()
-        return Record.start(work / _RECORD, self.settings, self.job.volume.recipe.tile)
+        return Record.start(self.destination.record, self.settings, self.job.volume.recipe.tile)
+
+
+def _range_of(record: Record) -> list[Any]:
+    limits = [list(pair) for pair in record.limits or ()]
+    same: list[Any] = limits[0] if all(pair == limits[0] for pair in limits) else limits
+    return same

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_dmgn.files import ImageFile, Transposed, create_store, is_store, open_store, open_to_write, read_image
+from napari_dmgn.files.ome_zarr import import_zarr
 from napari_dmgn.images import Array, Layout, saturate, unit_to_dtype
 from napari_dmgn.lazy.extremes import Extremes, block_extremes
 from napari_dmgn.lazy.record import Counts, Place
@@ -25,6 +29,7 @@ __all__ = ["PARTS", "Input", "StoreJob"]
 
 PARTS = ("background", "noise", "noise_map")
 _CHUNK = 512
+_LOOKED_AT = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,28 @@ class Input:
             "shape": list(image.shape),
             "dtype": str(image.dtype),
             "input's time": _changed(self.path),
+            "state of the input's pixels": self._state(),
         }
+
+    def _state(self) -> list[int]:
+        """Number, bytes and latest time of the files that hold the pixels: who rewrites them may keep the metadata.
+
+        Of more than `_LOOKED_AT` chunks only so many are looked at, always the same.
+        """
+        path = Path(self.path)
+        stored = getattr(self.open().array, "stored", None)  # of a store only
+        if stored is not None:
+            path /= stored.path
+        files = list(islice(_files(path), _LOOKED_AT)) if path.is_dir() else [path.stat()]
+        return [len(files), sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
+
+
+def _files(folder: Path) -> Iterator[os.stat_result]:
+    for where, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            with suppress(FileNotFoundError):  # one that another program was writing
+                yield Path(where, name).stat()
 
 
 def _changed(path: str) -> int:
@@ -135,6 +161,11 @@ class StoreJob:
                 name=part,
                 notes=self.volume.provenance,
             )
+
+    def note(self, notes: Mapping[str, Any]) -> None:
+        """Write down in the images what they were made with, in place of what was known before the work."""
+        for part in PARTS:
+            import_zarr().open_group(Path(self.folder, part), mode="r+").attrs["napari_dmgn"] = dict(notes)
 
     def _chunk(self) -> int:
         tile = self.volume.recipe.tile
