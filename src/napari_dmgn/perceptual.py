@@ -23,7 +23,7 @@ _CHANNELS = (64, 128, 256, 512, 512)
 
 
 class Features(Protocol):
-    """What the perceptual loss compares images by."""
+    """What the perceptual loss compares images by; `smallest`, where it has one, is the least H and W that it takes."""
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Map (N, 3, H, W) images in [0, 1] to feature maps, one (N, C, h, w) tensor a level."""
@@ -40,6 +40,8 @@ class VggFeatures(nn.Module):
 
     mean: Tensor
     std: Tensor
+    smallest = 16
+    """Least height and width of an image: four poolings leave one pixel."""
 
     def __init__(self, vgg: Vgg19) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class VggFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map (N, 3, H, W) images in [0, 1], H and W at least 16, to five levels."""
+        """Map (N, 3, H, W) images in [0, 1], H and W at least `smallest`, to five levels."""
         levels: list[Tensor] = self.vgg((image - self.mean) / self.std)
         return levels
 
@@ -66,6 +68,9 @@ class DistilledFeatures(nn.Module):
         Channels of the five levels.
     """
 
+    smallest = 32
+    """Least height and width of an image: four poolings leave the two pixels that are reflected."""
+
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128, 128)) -> None:
         super().__init__()
         self.conv0 = nn.Conv2d(3, 3, 1)
@@ -78,7 +83,7 @@ class DistilledFeatures(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Map (N, 3, H, W) images in [0, 1], H and W at least 32, to five levels."""
+        """Map (N, 3, H, W) images in [0, 1], H and W at least `smallest`, to five levels."""
         x = self.conv0(image)
         levels = []
         for level, count in enumerate(_PER_LEVEL, start=1):

@@ -2,12 +2,13 @@
 
 import hashlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from napari_dmgn import losses
-from napari_dmgn.training import iter_train, state, train
+from napari_dmgn.training import check_data, iter_train, state, train
 from napari_dmgn.training import run as run_module
 
 
@@ -170,6 +171,49 @@ def test_features_of_the_settings_are_read_and_change_the_run(pictures, settings
         iter_train(other, resume=True)
     model = train(config, resume=True)
     assert model.exists()
+
+
+def test_crops_that_are_too_small_for_the_features_are_refused_before_anything_is_read(settings, tmp_path):
+    from safetensors.torch import save_file
+
+    from napari_dmgn.perceptual import DistilledFeatures
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        distilled = DistilledFeatures(widths=(2, 2, 2, 2, 2))
+    save_file(distilled.state_dict(), tmp_path / "small.safetensors")
+    values = {"phases": [[0.5, 31, 2], [1.0, 48, 2]]}
+    message = "phases have crops of 31 px; the perceptual features wanted at least 32"
+    for loss in ("perceptual", "coarse_perceptual"):
+        given = settings(tmp_path / "none", tmp_path / "run", losses={loss: 0.1}, **values)
+        named = replace(given, features=str(tmp_path / "small.safetensors"))
+        for function, config, options in (
+            (iter_train, given, {"features": distilled}),
+            (iter_train, named, {}),
+            (check_data, named, {}),
+        ):
+            with pytest.raises(ValueError, match=message):
+                function(config, **options)
+    tiny = settings(
+        tmp_path / "none", tmp_path / "run", losses={"perceptual": 0.1}, features="download", phases=[[1.0, 15, 2]]
+    )
+    with pytest.raises(ValueError, match=r"crops of 15 px; .* wanted at least 16"):  # nothing is downloaded for that
+        check_data(tiny)
+    unused = settings(tmp_path / "none", tmp_path / "run", phases=[[1.0, 15, 2]])
+    with pytest.raises(ValueError, match="does not exist"):
+        iter_train(unused, features=distilled)
+
+
+def test_what_features_say_is_their_smallest_image_is():
+    from napari_dmgn.model.vgg import Vgg19
+    from napari_dmgn.perceptual import DistilledFeatures, VggFeatures
+
+    with torch.random.fork_rng(devices=[]):
+        for features in (DistilledFeatures(widths=(2, 2, 2, 2, 2)), VggFeatures(Vgg19(image_channels=3))):
+            least = features.smallest
+            assert len(features(torch.rand(1, 3, least, least))) == 5
+            with pytest.raises(RuntimeError):
+                features(torch.rand(1, 3, least - 1, least))
 
 
 def test_vgg19_is_taken_from_its_download_and_fetched_only_when_asked(pictures, settings, tmp_path, monkeypatch):

@@ -170,6 +170,20 @@ def test_where_and_how_often_to_save_may_change_on_resume(pictures, uninterrupte
     same_run(tmp_path / "b", uninterrupted[0])
 
 
+def test_another_number_of_threads_is_told_on_resume(pictures, tmp_path, settings, monkeypatch, caplog):
+    config = settings(pictures, tmp_path)
+    threads = torch.get_num_threads()
+    for event in (events := iter_train(config)):
+        if event.step == 2:
+            events.close()
+    iter_train(config, resume=True)
+    assert "threads" not in caplog.text
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 3)
+    iter_train(config, resume=True)
+    told = f"resumed with {threads + 3} threads, before with {threads}: the same run to rounding, not bit for bit"
+    assert [record.getMessage() for record in caplog.records] == [told]
+
+
 def test_training_leaves_the_global_random_state_and_denormals_alone(pictures, tmp_path, settings):
     before = torch.random.get_rng_state()
     events = iter_train(settings(pictures, tmp_path, validate_every=1))
@@ -209,7 +223,7 @@ def test_a_state_from_before_digests_is_resumed(pictures, tmp_path, settings, ba
     path = tmp_path / state.STATE
     with safe_open(path, framework="pt") as file:
         saved = json.loads(file.metadata()["state"])
-    for name in ("data", "steps", "groups", "best", "stale", "stopped"):
+    for name in ("data", "steps", "groups", "best", "loss", "stale", "stopped", "threads"):
         del saved[name]
     for name in ("groups", "patience", "recipe", "sources"):
         del saved["config"][name]

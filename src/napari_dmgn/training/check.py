@@ -6,8 +6,9 @@ import torch
 
 from napari_dmgn.data import DataReport, collect
 from napari_dmgn.data.collection import Arrays
+from napari_dmgn.perceptual import VggFeatures
 from napari_dmgn.training.depth import read_depth
-from napari_dmgn.training.features import read_features
+from napari_dmgn.training.features import check_crops, read_features
 from napari_dmgn.training.settings import TrainConfig
 
 __all__ = ["check_data"]
@@ -21,12 +22,12 @@ def check_data(config: TrainConfig, *, arrays: Arrays = ()) -> DataReport:
     Raises
     ------
     ValueError
-        A folder is missing or has no picture, or `depth` or `features` cannot be read. Too few usable
-        pictures are part of the report.
+        A folder is missing or has no picture, `depth` or `features` cannot be read, or the crops are too
+        small for the features. Too few usable pictures are part of the report.
     """
     weights = config.loss_weights()
-    if config.features not in (None, "download") and (weights.perceptual or weights.coarse_perceptual):
-        read_features(config.features)
+    if config.features is not None and (weights.perceptual or weights.coarse_perceptual):
+        check_crops(config, VggFeatures if config.features == "download" else read_features(config.features)[0])
     if config.depth is not None:
         read_depth(config.depth, config.largest_crop, torch.device("cpu"))
     return collect(

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from napari_dmgn import perceptual, vgg_weights
 from napari_dmgn.model.vgg import Vgg19
+from napari_dmgn.training.settings import TrainConfig
 
-__all__ = ["read_features"]
+__all__ = ["check_crops", "read_features"]
 
 
 def read_features(source: str) -> tuple[nn.Module, str]:
@@ -35,6 +36,20 @@ def read_features(source: str) -> tuple[nn.Module, str]:
     else:
         features = perceptual.load_features(path)
     return features, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_crops(config: TrainConfig, features: object) -> None:
+    """Raise ValueError where a phase has smaller crops than the features take.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    features : callable or type
+        Its `smallest`, where it has one, is asked.
+    """
+    crop, least = min(crop for _, crop, _ in config.phases), int(getattr(features, "smallest", 1))
+    if crop < least:
+        raise ValueError(f"phases have crops of {crop} px; the perceptual features wanted at least {least}")
 
 
 def _vgg(weights: dict[str, Tensor]) -> perceptual.VggFeatures:

@@ -18,7 +18,7 @@ from napari_dmgn.training.budget import fit_steps
 from napari_dmgn.training.card import model_card
 from napari_dmgn.training.depth import read_depth
 from napari_dmgn.training.events import Comparison, TrainEvent
-from napari_dmgn.training.features import read_features
+from napari_dmgn.training.features import check_crops, read_features
 from napari_dmgn.training.folder import BEST, MODEL, check_folder, check_space, check_writable, clean, model_step
 from napari_dmgn.training.log import Log
 from napari_dmgn.training.processes import join
@@ -75,7 +75,8 @@ def iter_train(
         (H, W, 3 or 4), or stacks of them.
     features : callable or None
         What the perceptual losses compare by, in place of `config.features`: a module that maps
-        (N, 3, H, W) images in [0, 1] to a list of feature maps.
+        (N, 3, H, W) images in [0, 1] to a list of feature maps; `smallest`, if it has that, is the least
+        H and W.
     resume : bool
         Continue the run in `config.run`; a run without a saved state starts anew.
     overwrite : bool
@@ -103,6 +104,8 @@ def iter_train(
             )
         features, digest = read_features(config.features)
         digests.append(digest)
+    if weights.perceptual or weights.coarse_perceptual:
+        check_crops(config, features)
     processes = join(config.device)
     collection = collect(
         config.source_specs(),

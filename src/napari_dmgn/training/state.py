@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from napari_dmgn.training.settings import TrainConfig
 __all__ = ["STATE", "load_state", "read_config", "save_state", "state_bytes"]
 
 STATE = "state.safetensors"
+
+_logger = logging.getLogger(__name__)
+
 # What may change without changing what the run computes.
 _FREE = {
     "card", "compile", "data", "depth", "device", "features", "half", "name", "patience", "run", "save_minutes",
@@ -50,6 +54,7 @@ def save_state(run: Run) -> None:
         "best": run.best,
         "stale": run.stale,
         "stopped": run.stopped,
+        "threads": torch.get_num_threads(),
     }
     path = Path(run.config.run) / STATE
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -77,6 +82,7 @@ def load_state(run: Run) -> None:
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"cannot resume {run.config.run}: {path} is damaged: {error}") from error
     _check_same_run(run.config, state["config"])
+    _tell_threads(run, state.get("threads"))
     if run.digest and state.get("data", run.digest) != run.digest:
         raise ValueError(f"cannot resume {run.config.run}: other training pictures than before")
     groups = state.get("groups", 1)
@@ -152,6 +158,14 @@ def _load_moments(optimiser: torch.optim.Optimizer | MuonAdamW, tensors: Mapping
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _tell_threads(run: Run, before: int | None) -> None:
+    # Sums in another number of parts round otherwise: no mistake, but no longer the same run bit for bit.
+    now = torch.get_num_threads()
+    if before not in (None, now) and run.device.type == "cpu":
+        told = "resumed with %d threads, before with %d: the same run to rounding, not bit for bit"
+        _logger.warning(told, now, before)
 
 
 def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
