@@ -91,6 +91,31 @@ def test_models_against_sets_with_clean_and_synthetic_pictures(tmp_path, put, ou
     assert "a model is given twice among tiny, rain, tiny" in capsys.readouterr().err
 
 
+def test_kinds_of_microscopes_are_scored_as_protocol_task_or_model_say(tmp_path, put, out, tiny_network, clean, capsys):
+    """What is on the pictures is the same; how it is scored is told, or else the model's own."""
+    from napari_dmgn import checkpoint
+
+    put("pics/a.png", np.tile(clean, (1, 2, 1)))
+    mist = tmp_path / "mist.safetensors"
+    checkpoint.save(mist, tiny_network, task="haze", card={"name": "mist"})
+    arguments = ["evaluate", str(tmp_path / "pics"), "-o", str(out), "--device", "cpu", "--json", "--overwrite"]
+    arguments += ["--synthetic", "stripes", "--parts", "dark", "--pairs", "1"]
+    for words, task, protocol in (
+        ([], None, "haze-rgb"),
+        (["--task", "reflection"], "reflection", "reflection-rgb"),
+        (["--task", "reflection", "--protocol", "rain-y"], "reflection", "rain-y"),
+        (["--protocol", "allinone-rgb"], None, "allinone-rgb"),
+    ):
+        assert main([*arguments, "--model", str(mist), *words]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        (one,) = answer["scores"]
+        assert (one["set"], one["part"], one["protocol"]) == ("pics (synthetic stripes)", "dark", protocol)
+        assert answer["sets"][one["set"]]["task"] == task
+        assert one["before"]["psnr"] < 60  # there are stripes
+    assert main(arguments) == 2
+    assert "--synthetic stripes goes with --model or --task" in capsys.readouterr().err
+
+
 def test_named_sets_and_a_folder_of_targets(tmp_path, put, out, model, clean, capsys):
     put("set/rainy/rain-1.png", clean)
     put("set/norain-1.png", clean + np.uint8(3))

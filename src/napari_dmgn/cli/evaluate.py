@@ -22,6 +22,7 @@ from napari_dmgn.cli.common import (
 from napari_dmgn.cli.sheet import Row, write_sheet
 from napari_dmgn.cli.sources import check_results
 from napari_dmgn.files import replacing
+from napari_dmgn.synthesis import KINDS
 from napari_dmgn.zoo import TASKS
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clean", action="store_true", help="the data are clean pictures: how well are they left alone?"
     )
     parser.add_argument(
-        "--synthetic", action="append", choices=TASKS, default=[], metavar="TASK",
-        help="the data are clean pictures: put this on them (may be given several times)",
+        "--synthetic", action="append", choices=KINDS, default=[], metavar="KIND",
+        help=f"the data are clean pictures: put this on them, {', '.join(KINDS)} (may be given several times)",
     )  # fmt: skip
     parser.add_argument(
         "--depth", type=Path, metavar="DIR", help="depth maps for synthetic haze, bright is far (default: random depth)"
@@ -116,8 +117,11 @@ def _sets(args: argparse.Namespace) -> "list[PairSet]":
     for name in ("parts", "pairs", "seed"):
         if getattr(args, name) is not None and not args.synthetic:
             raise UsageError(f"--{name} goes with --synthetic")
-    if args.task is not None and args.synthetic and not args.clean:
+    others = [kind for kind in args.synthetic if kind not in TASKS]
+    if args.task is not None and args.synthetic and not (args.clean or others):
         raise UsageError("--task goes without --synthetic, which says what to remove")
+    if others and args.task is None and not args.model:
+        raise UsageError(f"--synthetic {others[0]} goes with --model or --task: no model is of {others[0]} alone")
     if args.depth is not None and "haze" not in args.synthetic:
         raise UsageError("--depth goes with --synthetic haze")
     sets = []
@@ -141,6 +145,7 @@ def _sets(args: argparse.Namespace) -> "list[PairSet]":
                 parts = None if args.parts is None else args.parts.split(",")
                 options = {"parts": parts, "pairs": args.pairs or 48, "seed": args.seed or 0, "crop": args.crop}
                 options |= {"depth": args.depth} if task == "haze" else {}
+                options |= {} if task in TASKS else {"resembles": args.task}
                 sets.append(_usage(synthetic_set, folder, task, **options))
             if args.clean:
                 task = args.task or (None if args.model else "rain")

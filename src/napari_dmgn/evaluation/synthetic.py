@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_dmgn.evaluation.reading import read_picture, unit
 from napari_dmgn.evaluation.sets import Item, PairSet, central, crop_note, protocol_of, ranked_pictures
+from napari_dmgn.zoo import TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ def synthetic_set(
     seed: int = 0,
     crop: int | None = None,
     depth: str | Path | None = None,
+    resembles: str | None = None,
 ) -> PairSet:
     """Return synthetic pairs of clean pictures: the same ones for the same seed and file names.
 
@@ -45,13 +47,14 @@ def synthetic_set(
     Parameters
     ----------
     folder : of clean pictures
-    task : what to add
+    task : what to add, a task or one of the microscopes' kinds of noise (`synthesis.KINDS`)
     parts : names of parts of the task's validation; None takes all
     pairs : how many pairs, spread evenly over the parts
     seed : draws the noise
     crop : side of the central square to take; None takes whole pictures
     depth : folder of depth maps for haze, bright is far; where files are named *_depth, those are
         the maps; None draws random depth
+    resembles : task that a kind which is none is removed as and scored by; None takes each model's own
 
     Raises
     ------
@@ -84,11 +87,12 @@ def synthetic_set(
                 crop=crop,
             )
             items.append(Item(name=name, part=part, load=load))
+    known_as = task if task in TASKS else resembles
     given = "" if depth is None else ", depth maps given"
     return PairSet(
         name=f"{Path(folder).resolve().name} (synthetic {task})",
-        task=task,
-        protocol=protocol_of(task),
+        task=known_as,
+        protocol=None if known_as is None else protocol_of(known_as),
         items=tuple(items),
         notes=(f"synthetic {task}, {each} pictures a part, seed {seed}{given}", *crop_note(crop)),
     )
