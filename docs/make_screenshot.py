@@ -75,7 +75,7 @@ def compare(viewer: napari.Viewer, path: Path, wait: float) -> None:
 
 
 def masks(viewer: napari.Viewer, path: Path, wait: float) -> None:
-    """Take the picture of all masks."""
+    """Take the picture of all masks, each with its label and its scale."""
     close_dock(viewer, restored(viewer, "light-rain", masks=True, wait=wait))
     settle(0.5)
     (widget,) = (w for w in viewer.window.dock_widgets.values() if type(w).__name__ == "MasksWidget")

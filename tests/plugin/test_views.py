@@ -29,7 +29,7 @@ def restored(viewer, qtbot, image, **settings):
     _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
     widget.form.masks_box.setChecked(True)
     press(qtbot, widget.restore_button)
-    qtbot.waitUntil(lambda: RestoreJob.current is None)
+    qtbot.waitUntil(lambda: RestoreJob.current is None, timeout=60_000)
     qtbot.wait(10)
     return widget
 
@@ -100,11 +100,13 @@ def test_masks(viewer, models, fake_restore, qtbot, cat):
     widget = masks_widget(viewer)  # opened by itself
     assert widget.layer_box.currentText() == "cat background"
     assert [widget.list.item(i).text() for i in range(widget.list.count())] == [
-        "Background branch, cell 1: 50% pass, 9 × 6"
+        "Background 1: 50% pass, yellow is 50%"
     ]
     widget.list.setCurrentRow(0)
-    mask, source = viewer.layers["cat mask background/1"], viewer.layers["cat"]
-    assert mask.contrast_limits == [0, 1]
+    mask, source = viewer.layers["cat mask: Background 1 (0–50%)"], viewer.layers["cat"]
+    assert mask.contrast_limits == [0, 0.5]
+    assert mask.opacity < 1  # the picture below is seen
+    assert "yellow is the second percentage in the list" in widget.status.text().replace("\u200b", "")
     # A position of the mask covers 4 x 4 pixels, and lies in their middle.
     for place in ((0, 0), (3, 5)):
         expected = source.data_to_world(np.multiply(place, 4) + 1.5)
@@ -113,7 +115,7 @@ def test_masks(viewer, models, fake_restore, qtbot, cat):
 
     before = visible(viewer)
     press(qtbot, widget.all_button)
-    assert visible(viewer) == ["cat mask background/1 [1]"]
+    assert visible(viewer) == ["Background 1 (0–50%)"]
     assert grid_of(viewer).enabled
     press(qtbot, widget.all_button)
     assert visible(viewer) == before
@@ -122,10 +124,39 @@ def test_masks(viewer, models, fake_restore, qtbot, cat):
     viewer.layers.remove(mask)
     widget.list.setCurrentRow(-1)
     widget.list.setCurrentRow(0)
-    assert "cat mask background/1" in viewer.layers
+    assert "cat mask: Background 1 (0–50%)" in viewer.layers
     viewer.layers.remove("cat background")
     assert widget.list.count() == 0
     assert "tick Masks" in widget.status.text()
+
+
+def test_masks_that_let_little_pass_are_seen_and_say_which_they_are(viewer, models, qtbot):
+    from napari_dmgn.plugin.results import MASKS_KEY
+
+    random = np.random.default_rng(0)
+    faint = random.uniform(0, 0.1, (50, 60)).astype(np.float32)
+    faint[0, 0] = 1  # a single position sets no scale
+    masks = {f"background/{i}": faint for i in (1, 2, 3, 4)} | {f"refine/{i}": faint * 0 for i in (1, 2)}
+    viewer.add_image(np.zeros((200, 240), np.uint8), name="dull", metadata={MASKS_KEY: masks})
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Masks")
+    rows = [widget.list.item(row).text() for row in range(widget.list.count())]
+    assert rows[0] == "Background 1: 5% pass, yellow is 10%"
+    assert rows[-1] == "Refinement 2: 0% pass, yellow is 5%"  # nothing passes, and nothing is made of noise
+    assert widget.list.item(0).toolTip() == "60 × 50 positions"
+    press(qtbot, widget.all_button)
+    shown = viewer.layers[1:]
+    assert [layer.name for layer in shown] == [row.partition(":")[0] + f" (0–{row[-3:].strip()})" for row in rows]
+    assert shown[0].contrast_limits == pytest.approx([0, 0.1], rel=0.02)
+    assert shown[-1].contrast_limits == pytest.approx([0, 0.05])
+    assert tuple(grid_of(viewer).shape) == (3, 2)  # no row mixes the branch and the refinement
+    assert all(layer.opacity == 1 for layer in shown)
+    if hasattr(shown[0], "name_overlay"):
+        assert all(layer.name_overlay.visible for layer in shown)
+
+    press(qtbot, widget.all_button)
+    widget.list.setCurrentRow(0)
+    widget.list.setCurrentRow(5)  # the layer takes the other cell's scale
+    assert viewer.layers["dull mask: Refinement 2 (0–5%)"].contrast_limits == pytest.approx([0, 0.05])
 
 
 def test_masks_widget_without_masks_and_closed(viewer, models, qtbot):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
     from numpy.typing import NDArray
 
-_PARTS = {"background": "Background branch", "noise": "Noise branch", "refine": "Refinement"}
+_PARTS = {"background": "Background", "noise": "Noise", "refine": "Refinement"}
+# Many cells let one or two percent pass: on a scale up to 1 they would all look the same, and empty.
+_LEAST_SCALE = 0.05
+_SCALE = "Dark is 0%; yellow is the second percentage in the list, or more: each cell has a scale of its own."
+_BESIDE = 0.6  # opacity of a mask that lies on the picture
+_LABEL = 6.5  # points, for the longest name to fit a tile on a laptop
 _HINT = "No masks yet: tick Masks in the widget Restore background, and restore a layer."
 
 
@@ -42,7 +49,10 @@ class MasksWidget(DockedWidget):
     def _build(self) -> None:
         self.layer_box = combo("A restored layer that has its masks with it.")
         self.list = QListWidget()
-        self.list.setToolTip("The cells in the order of the network; the share is the mean of the mask.")
+        self.list.setToolTip(
+            "The cells of the network: its two branches, and the refinement behind them, each from input to output.\n"
+            "How much a cell lets pass on average, and which share is shown as yellow."
+        )
         self.all_button = QPushButton("All side by side")
         self.all_button.setCheckable(True)
         self.all_button.setToolTip("All masks as layers in napari's grid; press again for the view before.")
@@ -94,10 +104,11 @@ class MasksWidget(DockedWidget):
         self.list.clear()
         for name, mask in self.masks().items():
             height, width = mask.shape[-2:]
-            self.list.addItem(f"{words(name)}: {float(mask.mean()):.0%} pass, {width} × {height}")
+            self.list.addItem(f"{words(name)}: {float(mask.mean()):.0%} pass, yellow is {scale(mask):.0%}")
+            self.list.item(self.list.count() - 1).setToolTip(f"{width} × {height} positions")
         self.list.blockSignals(blocked)
         self.all_button.setEnabled(bool(self.masks()))
-        self.status.setText("Choose a cell. 1 lets all pass, 0 holds all back." if self.masks() else _HINT)
+        self.status.setText("Choose a cell to see it on the picture." if self.masks() else _HINT)
 
     def show_mask(self, row: int) -> None:
         """Show the mask of a cell in a layer, the same for all cells."""
@@ -108,13 +119,13 @@ class MasksWidget(DockedWidget):
         settings = _settings(layer, name, self.masks()[name])
         if self._shown is None:
             active = self._viewer.layers.selection.active
-            self._shown = self._viewer.add_image(**settings)
+            self._shown = self._viewer.add_image(**settings, opacity=_BESIDE)
             self._viewer.layers.selection.active = active
         else:
-            for field in ("data", "name", "scale", "translate", "rotate", "shear", "affine"):
+            for field in ("data", "name", "contrast_limits", "scale", "translate", "rotate", "shear", "affine"):
                 setattr(self._shown, field, settings[field])
             self._shown.visible = True
-        self.status.setText(breakable(f"Shown: {words(name)}. Bright is what the cell lets pass."))
+        self.status.setText(breakable(f"Shown: {words(name)}. {_SCALE}"))
 
     def _show_all(self, on: bool) -> None:
         if not on:
@@ -131,11 +142,12 @@ class MasksWidget(DockedWidget):
         self._state = ViewState(self._viewer, lambda: self.all_button.setChecked(False))
         active = self._viewer.layers.selection.active
         for name, mask in self.masks().items():
-            self._all.append(self._viewer.add_image(**_settings(source, name, mask)))
+            settings = {**_settings(source, name, mask), "name": tile_name(name, mask)}
+            self._all.append(_labelled(self._viewer.add_image(**settings)))
         self._viewer.layers.selection.active = active
-        self._state.side_by_side(self._all)
+        self._state.side_by_side(self._all, shape=_shape(self.masks()))
         self._viewer.reset_view()
-        self.status.setText(breakable(f"All {len(self._all)} masks of {source.name}, cell by cell."))
+        self.status.setText(breakable(f"All {len(self._all)} masks of {source.name}. {_SCALE}"))
 
     def _close_down(self) -> None:
         layers = self._viewer.layers.events
@@ -145,9 +157,34 @@ class MasksWidget(DockedWidget):
 
 
 def words(name: str) -> str:
-    """Put a cell's name into words."""
+    """Put a cell's name into words, short enough for a label on its mask."""
     part, _, number = name.partition("/")
-    return f"{_PARTS.get(part, part.capitalize())}, cell {number}" if number else part.capitalize()
+    return f"{_PARTS.get(part, part.capitalize())} {number}".strip()
+
+
+def scale(mask: NDArray[np.float32]) -> float:
+    """Return the share that is shown brightest: nearly the mask's largest, for what little passes to be seen."""
+    return max(float(np.percentile(mask, 99.5)), _LEAST_SCALE)
+
+
+def tile_name(name: str, mask: NDArray[np.float32]) -> str:
+    """Name a mask among many, with its scale."""
+    return f"{words(name)} (0–{scale(mask):.0%})"
+
+
+def _labelled(layer: Image) -> Image:
+    """Have a layer's name stand in its corner of the canvas, where napari can do that (0.9)."""
+    overlay = getattr(layer, "name_overlay", None)
+    if overlay is not None:
+        overlay.position, overlay.font_size, overlay.visible = "top_left", _LABEL, True
+    return layer
+
+
+def _shape(names: Iterable[str]) -> tuple[int, int]:
+    """Rows and columns of a grid in which no row mixes parts of the network; where it cannot be, napari's own."""
+    counts = Counter(name.partition("/")[0] for name in names)
+    columns = math.gcd(*counts.values())
+    return (sum(counts.values()) // columns, columns) if columns > 1 else (-1, -1)
 
 
 def cell_side(length: int, positions: int) -> int:
@@ -167,11 +204,11 @@ def _settings(layer: Image, name: str, mask: NDArray[np.float32]) -> dict[str, A
     record = layer.metadata.get(METADATA_KEY, {})
     return {
         "data": mask,
-        "name": f"{record.get('source_layer', layer.name)} mask {name}",
+        "name": f"{record.get('source_layer', layer.name)} mask: {tile_name(name, mask)}",
         **moved,
         "scale": np.asarray(layer.scale) * factors,
         "rgb": False,
         "colormap": "viridis",
-        "contrast_limits": (0.0, 1.0),
+        "contrast_limits": (0.0, scale(mask)),
         "metadata": {METADATA_KEY: {**record, "output": f"mask {name}"}},
     }
