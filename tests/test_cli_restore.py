@@ -8,6 +8,7 @@ import pytest
 import tifffile
 
 import napari_dmgn as dmgn
+from napari_dmgn import checkpoint
 from napari_dmgn.cli import main
 from napari_dmgn.cli.common import run_restore
 from napari_dmgn.files import read_image, tiff, write_image
@@ -228,3 +229,14 @@ def test_a_folder_by_such_a_name_that_is_there_is_taken(picture, tmp_path, model
     folder.mkdir()
     assert main(["restore", str(picture), "-o", str(folder), *model]) == 0
     assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize(("named", "task"), [([], "haze"), (["--task", "rain"], "rain")])
+def test_the_task_is_the_models_own_unless_it_is_named(named, task, rainy, tmp_path, tiny_network, capsys):
+    checkpoint.save(tmp_path / "mist.safetensors", tiny_network, task="haze", card={"name": "mist"})
+    write_image(tmp_path / "a.png", rainy)
+    command = ["restore", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--device", "cpu", "--json"]
+    assert main([*command, "--model", str(tmp_path / "mist.safetensors"), *named]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)[0]["provenance"]["task"] == task
+    assert ("was trained for haze; it is used for rain as asked" in told.err) == (task == "rain")

@@ -72,7 +72,8 @@ def _cases(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _in_a_process(args: argparse.Namespace, case: dict[str, Any]) -> dict[str, Any]:
     """Measure a case where no other has left its memory behind."""
     width, height = case["size"]
-    words = ["benchmark", "--json", "--repeat", str(args.repeat), "--task", args.task, "--halo", str(args.halo)]
+    words = ["benchmark", "--json", "--repeat", str(args.repeat), "--halo", str(args.halo)]
+    words += [] if args.task is None else ["--task", args.task]
     words += ["--size", f"{width}x{height}", "--device", case["device"], "--precision", case["precision"]]
     words += ["--tile", "none" if case["tile"] is None else str(case["tile"])]
     words += [] if case["model"] is None else ["--model", str(case["model"])]

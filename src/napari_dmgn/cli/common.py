@@ -38,7 +38,9 @@ def one_line(error: BaseException) -> str:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which network runs, and how."""
-    parser.add_argument("--task", choices=TASKS, default="rain", help="what to remove (default: %(default)s)")
+    parser.add_argument(
+        "--task", choices=TASKS, help="what to remove (default: what --model was trained for, else rain)"
+    )
     parser.add_argument(
         "--model", metavar="NAME|PATH", help="a model's name or file (default: the task's own)"
     )
@@ -59,7 +61,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_model_options` as keyword arguments of `restore`."""
-    return {name: getattr(args, name) for name in ("task", "model", "device", "precision", "tile", "halo")}
+    named = {name: getattr(args, name) for name in ("model", "device", "precision", "tile", "halo")}
+    return {"task": task_of(args), **named}
+
+
+def task_of(args: argparse.Namespace) -> str:
+    """Return the task: the one named, or else the model's."""
+    from napari_dmgn.zoo import find_model
+
+    if args.task or not args.model:
+        return args.task or "rain"
+    try:
+        return find_model(args.model).task
+    except (OSError, ValueError):
+        return "rain"  # what is wrong with the model is told where it is loaded
 
 
 def add_output_options(parser: argparse.ArgumentParser, overwrite: str = "replace existing results") -> None:

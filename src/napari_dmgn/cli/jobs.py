@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_dmgn.api import Restoration
-from napari_dmgn.cli.common import Bar, UsageError, model_arguments, run_restore, written_together
+from napari_dmgn.cli.common import Bar, UsageError, model_arguments, run_restore, task_of, written_together
 from napari_dmgn.cli.sources import Source, check_results, result_path
 from napari_dmgn.files import ImageFile, is_store, read_image, write_image
 from napari_dmgn.images import saturate, unit_to_dtype
@@ -106,7 +106,7 @@ class StoreJob(Job):
             dtype=args.dtype,
         )
         if not args.scheduler:  # what cannot run here is told before anything is written
-            load_model(args.model or args.task, args.device)
+            load_model(args.model or task_of(args), args.device)
         bar = Bar(self.source.name)
         try:
             with Cluster(args.scheduler) if args.scheduler else Here() as workers, closing(run.steps(workers)) as steps:

@@ -1,4 +1,4 @@
-"""Remove rain from images: background, noise and noise map, of the input's type and size."""
+"""Remove rain, haze or reflections from images: background, noise and noise map, of the input's type and size."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from napari_dmgn.cli.common import (
     check_folder,
     one_line,
     print_json,
+    task_of,
     whole,
 )
 from napari_dmgn.cli.jobs import Job, Report, job_of
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     stopped: BaseException | None = None
     try:
         if len(waiting) > 1:  # a model that does not load fails once, not once a file
-            load_model(args.model or args.task)
+            load_model(args.model or task_of(args))
         for job, outcome in overlapped(
             waiting,
             read=lambda job: job.read(),
