@@ -148,6 +148,17 @@ def test_remove_rain_on_the_active_layer(viewer, models, fake_restore, qtbot, mo
     assert not shown
 
 
+def test_a_quick_command_loads_torch_off_the_gui_thread(viewer, models, fake_restore, qtbot, monkeypatch):
+    from napari_dmgn.plugin import commands
+
+    asked = []
+    monkeypatch.setattr(commands, "load_early", lambda: asked.append(len(fake_restore.calls)))
+    viewer.add_image(np.zeros((24, 32)), name="gray")
+    run_remove_rain()
+    finish(qtbot)
+    assert asked == [0]
+
+
 def test_remove_rain_says_what_is_missing(viewer, models, fake_restore, qtbot, monkeypatch):
     shown = notifications(monkeypatch)
     viewer.add_labels(np.zeros((24, 32), int), name="cells")

@@ -37,7 +37,7 @@ def press(qtbot, button):
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
-def finish(qtbot, timeout=5000):
+def finish(qtbot, timeout=30_000):
     from napari_dmgn.plugin.job import RestoreJob
 
     qtbot.waitUntil(lambda: RestoreJob.current is None, timeout=timeout)
@@ -653,6 +653,53 @@ def test_microscopy_is_noted_for_the_model_that_excludes_it(viewer, open_widget,
     assert viewer.layers[-1].metadata["napari_dmgn"]["unlike"]
     widget.model_box.setCurrentText("rain (shipped)")
     assert widget.form.input_note.text() == ""
+
+
+def test_every_control_says_what_it_does(viewer, open_widget):
+    from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit
+
+    widget = open_widget()
+    kinds = (QAbstractButton, QAbstractSpinBox, QComboBox)
+    controls = [control for kind in kinds for control in widget.findChildren(kind)]
+    assert {widget.restore_button, widget.cancel_button, widget.advanced_button, widget.layer_box} < set(controls)
+    controls += [edit for edit in widget.findChildren(QLineEdit) if not isinstance(edit.parent(), QComboBox)]
+    assert [control for control in controls if not control.toolTip()] == []
+
+
+def test_estimate_of_a_part_tells_of_the_whole(viewer, open_widget, monkeypatch):
+    from napari_dmgn.plugin import estimate
+
+    viewer.add_image(np.zeros((9, 1000, 1000), np.uint8), name="s")
+    widget = open_widget()
+    assert "Whole layer" not in widget.bar.estimate.text()
+    pace = estimate.Pace(seconds=7, device="cpu", precision="float32", bytes_per_pixel=100, strip_pixels=10**6)
+    unknown = (None, "Time: not known yet", "Whole layer: ")
+    for known, part, whole in (unknown, (pace, "About 7 s", "Whole layer: about 63 s, ")):
+        monkeypatch.setattr(estimate, "pace", lambda *_, known=known: known)
+        widget.form.region_box.setCurrentText("Current slice")
+        text = widget.bar.estimate.text()
+        assert text.startswith(part)
+        assert whole in text
+        widget.form.region_box.setCurrentText("Whole layer")
+        memory = widget.bar.estimate.text().removesuffix(" of memory.").removesuffix(".").rpartition(" ")[0].split()[-1]
+        assert f"{whole}{memory} MiB." in text
+
+
+def test_masks_do_not_hide_what_came_of_the_run(
+    make_napari_viewer, npe2pm, manifest, models, fake_restore, qtbot, cat
+):
+    npe2pm.register(manifest)
+    viewer = make_napari_viewer(show=True)
+    viewer.add_image(cat, rgb=True, name="cat")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    qtbot.waitUntil(widget.isVisible)
+    widget.form.masks_box.setChecked(True)
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    qtbot.wait(200)
+    assert any(type(other).__name__ == "MasksWidget" for other in viewer.window.dock_widgets.values())
+    assert not widget.status.visibleRegion().isEmpty()
+    assert widget.status.text().startswith("Restored 'cat'")
 
 
 def test_copy_buttons(viewer, open_widget, qtbot, cat):

@@ -63,6 +63,7 @@ class AdvancedBox(QWidget):
         self.store: Path | None = None
         self.button = QToolButton()
         self.button.setText("Advanced")
+        self.button.setToolTip("Show or hide how the network runs, and where the results go.")
         self.button.setCheckable(True)
         self.button.setAutoRaise(True)
         self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)

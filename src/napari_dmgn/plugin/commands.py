@@ -18,7 +18,7 @@ from napari_dmgn.plugin.preferences import preferences
 from napari_dmgn.plugin.results import add_layers
 from napari_dmgn.plugin.source import capture, placement, why_not
 from napari_dmgn.plugin.summary import failure, stopped_by
-from napari_dmgn.plugin.worker import Failed, Outcome, Request, Restored
+from napari_dmgn.plugin.worker import Failed, Outcome, Request, Restored, load_early
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -47,6 +47,7 @@ def quick_restore(viewer: ViewerModel, task: str) -> None:
     if (problem := why_not(layer)) is not None:
         show_warning(problem)
         return
+    load_early()
     chosen = preferences()
     model = _model_for(task)
     if model is None:

@@ -52,12 +52,20 @@ class Estimate:
     seconds: float | None
     memory: int
 
-    def sentence(self) -> str:
-        """Put it into words."""
-        memory = f"{self.memory / 2**30:.1f} GiB" if self.memory >= 2**29 else f"{self.memory / 2**20:.0f} MiB"
+    def sentence(self, whole: Estimate | None = None) -> str:
+        """Put it into words, and beside it what the whole layer would take where this is a part."""
         if self.seconds is None:
-            return f"Time: not known yet on this machine. Memory for the results: {memory}."
-        return f"About {duration(self.seconds)} and {memory} of memory."
+            text = f"Time: not known yet on this machine. Memory for the results: {_size(self.memory)}."
+        else:
+            text = f"About {duration(self.seconds)} and {_size(self.memory)} of memory."
+        if whole is None:
+            return text
+        time = "" if whole.seconds is None else f"about {duration(whole.seconds)}, "
+        return f"{text} Whole layer: {time}{_size(whole.memory)}."
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from napari.layers import Image
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtGui import QEnterEvent, QGuiApplication, QShowEvent
-from qtpy.QtWidgets import QVBoxLayout
+from qtpy.QtWidgets import QDockWidget, QVBoxLayout
 
 from napari_dmgn import zoo
 from napari_dmgn.plugin import estimate, likeness, recipe
@@ -206,8 +206,11 @@ class RestoreWidget(DockedWidget):
             return
         known = estimate.pace(request.model, request.device, request.precision)
         kept = () if request.store is not None else request.outputs
-        found = estimate.estimate(request.source, kept, request.result_type(), known)
-        self.bar.show_estimate(found.sentence(), known=known is not None)
+        source = request.source
+        found, whole = (
+            estimate.estimate(pixels, kept, request.result_type(), known) for pixels in (source, source.uncropped())
+        )
+        self.bar.show_estimate(found.sentence(None if source.whole else whole), known=known is not None)
 
     def _request(self) -> Request:
         """Collect the run's settings.
@@ -401,6 +404,8 @@ class RestoreWidget(DockedWidget):
         docked = self._viewer.window.dock_widgets.values()
         if not any(isinstance(widget, MasksWidget) for widget in docked):
             self._viewer.window.add_plugin_dock_widget("napari-dmgn", "Masks", tabify=True)
+            if isinstance(dock := self.parent(), QDockWidget):
+                dock.raise_()  # the new tab would hide what came of the run
 
     def _forget_unfinished(self) -> None:
         self._unfinished, self._partial = None, []

@@ -22,7 +22,9 @@ class RunBar(QWidget):
         self.measure_button.setText("Measure")
         self.measure_button.setToolTip("Restore a small picture to learn how fast this machine is. Takes seconds.")
         self.restore_button = QPushButton("Restore")
+        self.restore_button.setToolTip("Restore the layer with these settings, and add the results as new layers.")
         self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop after the tile at work. The frames of a stack that are done are kept.")
         self.cancel_button.setEnabled(False)
         self.resume_button = QPushButton("Resume")
         self.resume_button.setToolTip("Go on with the frames that the stopped run has not done.")
@@ -69,7 +71,6 @@ class RunBar(QWidget):
         self.estimate.setText(text)
         self.estimate.setVisible(bool(text))
         self.measure_button.setVisible(bool(text) and not known)
-
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Wrap the status anew."""

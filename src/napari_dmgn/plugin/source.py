@@ -46,6 +46,10 @@ class Source:
         """Whether all of the level is restored."""
         return all(span == (0, side) for span, side in zip(self.crop, self.data.shape, strict=False))
 
+    def uncropped(self) -> Source:
+        """All of the level, to reckon with; it is not placed anew."""
+        return replace(self, crop=tuple((0, int(side)) for side in self.data.shape[: len(self.crop)]))
+
     @property
     def plain_shape(self) -> tuple[int, ...]:
         """Shape of what is restored, without colours."""
