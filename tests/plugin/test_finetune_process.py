@@ -118,6 +118,35 @@ def test_closing_the_widget_saves_the_state_and_the_run_goes_on_to_its_verdict(v
     assert again.panel.unfinished_box.isHidden() or not again.panel.unfinished_box.isEnabled()
 
 
+def test_pairs_in_two_folders_are_matched_and_reported(open_widget, home, tmp_path, qtbot):
+    from napari_dmgn.files import write_image
+
+    widget = open_widget(8)
+    form = widget.form.data_form
+    form.way_box.setCurrentText("Pairs in two folders")
+    folders = {"noisy": form.input_field, "clean": form.background_field}
+    for i, frame in enumerate(smooth(3)):
+        for kind, field in folders.items():
+            (tmp_path / kind).mkdir(exist_ok=True)
+            write_image(tmp_path / kind / f"{kind}-{'abc'[i]}.png", frame)
+            field.edit.setText(str(tmp_path / kind))
+    (tmp_path / "noisy/noisy-d.png").write_bytes((tmp_path / "noisy/noisy-a.png").read_bytes())
+
+    def report():
+        press(qtbot, widget.panel.check_button)
+        qtbot.waitUntil(lambda: not widget.busy, timeout=MINUTE)
+        return widget.panel.status.text().replace("\u200b", ""), widget.panel.report_text.toPlainText()
+
+    form.match_box.setCurrentText("name")  # no two files have one name
+    assert "7 unmatched: noisy/noisy-a.png" in report()[0]
+    form.match_box.setCurrentText("noisy-{} clean-{}")
+    said, text = report()
+    assert said == "This is what a training would see."
+    assert "3 pairs" in text, text
+    assert "noisy-d.png" in text, text
+    assert list((home / "runs").iterdir()) == []
+
+
 def test_pictures_that_cannot_be_used_and_the_end_of_napari(home, tmp_path, tiny_checkpoint):
     """Without napari: a folder with one picture is refused; an end of input, as when napari dies, is a stop."""
     import subprocess

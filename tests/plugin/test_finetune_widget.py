@@ -344,6 +344,95 @@ def test_pairs_can_be_listed_and_vanish_with_their_layers(viewer, open_widget, p
     assert form.pair_list.count() == 0
 
 
+def test_pairs_are_removed_and_a_pair_that_is_not_added_says_why(viewer, open_widget, pairs, qtbot):
+    widget = open_widget()
+    form = widget.form.data_form
+    other = viewer.add_image(pairs[1].data + 1, name="other")
+    press(qtbot, form.add_button)
+    press(qtbot, form.add_button)
+    assert plain(widget.panel.status) == "'noisy' → 'clean' is in the list already."
+    form.clean_box.setCurrentText("noisy")
+    press(qtbot, form.add_button)
+    assert plain(widget.panel.status).startswith("'noisy' is chosen twice. A pair is")
+    viewer.add_image(np.zeros((5, 5)), name="small")
+    form.clean_box.setCurrentText("small")
+    press(qtbot, form.add_button)
+    assert plain(widget.panel.status).endswith("A pair has one size.")
+    form.noisy_box.setCurrentText("other")
+    form.clean_box.setCurrentText("clean")
+    press(qtbot, form.add_button)
+
+    def listed():
+        return [form.pair_list.item(row).text() for row in range(form.pair_list.count())]
+
+    assert listed() == ["noisy → clean", "other → clean"]
+    press(qtbot, form.remove_button)
+    assert plain(widget.panel.status) == "Select in the list which pairs to remove."
+    form.pair_list.setCurrentRow(0)
+    press(qtbot, form.remove_button)
+    assert listed() == ["other → clean"]
+    ((first, _),) = form.data().layers.items
+    assert first.name == other.name
+    form.pair_list.setCurrentRow(0)
+    press(qtbot, form.remove_button)
+    assert form.pair_list.isHidden()
+    assert not form.remove_button.isEnabled()
+    viewer.layers.clear()
+    press(qtbot, form.add_button)
+    assert "Choose a layer with noise" in plain(widget.panel.status)
+
+
+def test_folders_are_chosen_with_their_buttons(open_widget, home, monkeypatch, qtbot):
+    from qtpy.QtWidgets import QFileDialog
+
+    asked, answers = [], []
+
+    def choose(parent, title, start):
+        asked.append((title, start))
+        return answers.pop(0)
+
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", choose)
+    form = open_widget().form
+    data = form.data_form
+    for field, what in (
+        (data.input_field, "folder of pictures with noise"),
+        (data.background_field, "folder of clean pictures"),
+        (data.clean_field, "folder of clean pictures"),
+        (form.root_field, "folder for runs"),
+    ):
+        answers += [str(home), ""]
+        press(qtbot, field.button)
+        press(qtbot, field.button)  # cancelled: the folder stays
+        assert field.folder() == str(home)
+        assert asked[-2:] == [(f"Choose the {what}", ""), (f"Choose the {what}", str(home))]
+    assert form.root() == home
+
+
+def test_advanced_settings_reach_the_training(open_widget, pairs, home, tmp_path, stand_in, qtbot):
+    from napari_dmgn.plugin.finetune_request import FineTuneRequest
+
+    widget = open_widget()
+    form = widget.form
+    assert form.advanced.isHidden()
+    press(qtbot, form.advanced_button)
+    assert not form.advanced.isHidden()
+    form.rate_box.setCurrentText("Bold (0.002)")
+    form.device_box.setCurrentText("CPU")
+    form.root_field.edit.setText(str(tmp_path / "elsewhere"))
+    form.budget_box.setValue(7)
+    form.share_box.setValue(35)
+    press(qtbot, widget.panel.start_button)
+    running(qtbot, widget)
+    request = FineTuneRequest.read(tmp_path / "elsewhere/mine")
+    assert (request.learning_rate, request.device, request.minutes, request.share) == (0.002, "cpu", 7, 0.35)
+    assert not (home / "runs").exists()
+    press(qtbot, widget.panel.stop_button)
+    finish(qtbot, widget)
+    assert widget.panel.unfinished_box.currentText().startswith("mine: step ")  # found in that folder
+    press(qtbot, form.advanced_button)
+    assert form.advanced.isHidden()
+
+
 @pytest.mark.parametrize(
     ("better", "helps", "installed"), [(True, True, True), (False, True, False), (True, False, False)]
 )

@@ -167,6 +167,16 @@ def test_masks_widget_without_masks_and_closed(viewer, models, qtbot):
     viewer.add_image(np.zeros((4, 4)))
 
 
+@pytest.mark.parametrize("title", ["Masks", "Compare", "Fine-tune model"])
+def test_everything_that_can_be_pressed_has_a_tooltip(viewer, models, title):
+    from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox
+
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", title)
+    found = [part for kind in (QAbstractButton, QAbstractSpinBox, QComboBox) for part in widget.findChildren(kind)]
+    assert len(found) >= 2
+    assert [part.parent().objectName() + type(part).__name__ for part in found if not part.toolTip()] == []
+
+
 @pytest.mark.parametrize("first", ["masks", "compare"])
 def test_a_second_widget_ends_the_first_ones_view_and_both_ways_lead_back(
     viewer, models, fake_restore, qtbot, cat, first

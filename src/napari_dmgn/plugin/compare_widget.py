@@ -44,6 +44,7 @@ class CompareWidget(DockedWidget):
         self.blink_box = QCheckBox("Blink")
         self.blink_box.setToolTip("Change by itself, so that the eye sees what differs.")
         self.off_button = QPushButton("Back to the view before")
+        self.off_button.setToolTip("Show the layers, and the grid, as they were before this widget changed the view.")
         self.off_button.setEnabled(False)
         self.status, self.numbers = note(), note()
         form = QFormLayout()

@@ -92,6 +92,7 @@ class DataForm(QWidget):
     """Fields of one of four ways to give training data."""
 
     changed = Signal()  # the height may be another
+    refused = Signal(str)  # why a click did nothing
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,6 +161,7 @@ class DataForm(QWidget):
     def _build_clean_layers(self) -> QWidget:
         self.layer_list = _list("Tick layers without noise. A stack is as many pictures.")
         self.all_button = QPushButton("Tick all")
+        self.all_button.setToolTip("Tick all layers of the list.")
         self.all_button.clicked.connect(self._tick_all)
         page = QWidget()
         form = _form(page)
@@ -219,11 +221,22 @@ class DataForm(QWidget):
     def add_pair(self) -> None:
         """Add the chosen two layers to the list of pairs."""
         noisy, clean = self._layer(self.noisy_box), self._layer(self.clean_box)
-        if noisy is not None and clean is not None and noisy != clean and (noisy, clean) not in self._pairs:
-            self._pairs.append((noisy, clean))
-            self._show_pairs()
+        pairs = [] if noisy is None or clean is None else [(noisy, clean)]
+        try:
+            capture_pairs(pairs)
+        except ValueError as error:
+            self.refused.emit(str(error))
+            return
+        if pairs[0] in self._pairs:
+            self.refused.emit(f"'{pairs[0][0].name}' → '{pairs[0][1].name}' is in the list already.")
+            return
+        self._pairs += pairs
+        self._show_pairs()
 
     def _remove_pairs(self) -> None:
+        if not self.pair_list.selectedItems():
+            self.refused.emit("Select in the list which pairs to remove.")
+            return
         gone = {self.pair_list.row(item) for item in self.pair_list.selectedItems()}
         self._pairs = [pair for row, pair in enumerate(self._pairs) if row not in gone]
         self._show_pairs()

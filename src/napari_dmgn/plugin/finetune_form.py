@@ -73,6 +73,7 @@ class FineTuneForm(QWidget):
 
     def _build_budget(self) -> QHBoxLayout:
         self.budget_box = QDoubleSpinBox()
+        self.budget_box.setToolTip("How long to train; more helps as long as the validation scores rise.")
         self.budget_unit = combo("Minutes for the training, or optimiser steps.", BUDGETS)
         self.budget_unit.setMinimumContentsLength(7)
         self.budget_unit.currentIndexChanged.connect(self._show_budget)
@@ -102,6 +103,7 @@ class FineTuneForm(QWidget):
     def _build_advanced(self) -> QWidget:
         self.advanced_button = QToolButton()
         self.advanced_button.setText("Advanced")
+        self.advanced_button.setToolTip("Learning rate, device, and where runs are kept: settings most leave alone.")
         self.advanced_button.setCheckable(True)
         self.advanced_button.setAutoRaise(True)
         self.advanced_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)

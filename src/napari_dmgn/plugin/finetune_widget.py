@@ -58,6 +58,7 @@ class FineTuneWidget(DockedWidget):
         self.panel = FineTunePanel()
         self._area = FormArea(self.form)
         self.form.changed.connect(self._area.updateGeometry)
+        self.form.data_form.refused.connect(self.panel.say)
         self.panel.check_button.clicked.connect(self.check)
         self.panel.start_button.clicked.connect(self.start)
         self.panel.stop_button.clicked.connect(self.stop)
