@@ -10,7 +10,6 @@ for bit, with that of a run that nobody killed. Exit status 1 if a file did not 
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from paper_recipe import random_features
 from safetensors.torch import load_file
 from skimage import data
 
@@ -29,25 +29,15 @@ from napari_dmgn.training import TrainConfig, iter_train
 from napari_dmgn.training.loop import BEST, MODEL
 from napari_dmgn.training.state import STATE
 
-CHILD = """
-import json, sys
-import torch
-from skimage import data
-from napari_dmgn.training import TrainConfig, iter_train
-torch.set_num_threads(1)
-pictures = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
-for event in iter_train(TrainConfig(**json.loads(sys.argv[1])), arrays=pictures, resume=True):
-    print(event.step, flush=True)
-"""
-
 
 def settings(folder, steps):
-    """A run with every file that there is: state, discriminator, best model."""
+    """A run with every loss, and with every file that there is: state, discriminator, best model."""
     return TrainConfig(
         network={"width": 16, "head_levels": 2, "branch_widths": [16, 24], "bottleneck_cells": 1,
                  "refine_dilations": [1]},
-        losses={"adversarial": 0.01},
-        discriminator_width=16,
+        recipe="paper",
+        losses={"background_fft": 0.1, "noise": 0.2, "noise_map": 0.05, "balance": 0.02},
+        discriminator_width=8,
         degradation={"light": 1, "heavy": 1},
         phases=[[1.0, 32, 1]],
         steps=steps,
@@ -61,9 +51,21 @@ def settings(folder, steps):
     )  # fmt: skip
 
 
+def start(config, **options):
+    """Train on four photographs."""
+    pictures = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    return iter_train(config, arrays=pictures, features=random_features(), **options)
+
+
+def child(values):
+    """Train until somebody kills this process."""
+    for event in start(TrainConfig(**json.loads(values)), resume=True):
+        print(event.step, flush=True)
+
+
 def killed(config, seconds):
     """Run a child, kill it some seconds after its first step, and return its last; None if it had ended."""
-    command = [sys.executable, "-c", CHILD, json.dumps(config.to_dict())]
+    command = [sys.executable, __file__, "--child", json.dumps(config.to_dict())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         step = child.stdout.readline().strip()
         time.sleep(seconds)
@@ -78,9 +80,12 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # sums in another number of parts round otherwise
+    if args.child:
+        return child(args.child)
     draw = random.Random(args.seed)
-    os.environ["OMP_NUM_THREADS"] = "1"
     bad = 0
     with tempfile.TemporaryDirectory() as base:
         config = settings(Path(base) / "run", args.steps)
@@ -106,10 +111,8 @@ def main():
 def compare(base, config, done):
     """Train as far in one go, and count tensors that differ."""
     step = int(done["optimiser/0/step"])
-    torch.set_num_threads(1)
-    pictures = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
     straight = replace(config, run=str(base / "straight"), save_minutes=60)
-    for event in (events := iter_train(straight, arrays=pictures)):
+    for event in (events := start(straight)):
         if event.step == step:
             events.close()
     wanted = load_file(base / "straight" / STATE)

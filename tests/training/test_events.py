@@ -114,9 +114,9 @@ def test_hardware_is_named_where_the_system_tells(monkeypatch):
         (None, "CPU"),
     ):
         monkeypatch.setattr(Path, "read_text", cpuinfo(text))
-        assert card_module._hardware(torch.device("cpu")) == f"{name}, {os.cpu_count()} cores"
+        assert card_module.hardware(torch.device("cpu")) == f"{name}, {os.cpu_count()} cores"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
-    assert card_module._hardware(torch.device("cuda:1")) == "GPU 1"
+    assert card_module.hardware(torch.device("cuda:1")) == "GPU 1"
 
 
 def test_card_tells_where_the_model_comes_from(pictures, uninterrupted, settings):

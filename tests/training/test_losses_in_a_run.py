@@ -1,8 +1,10 @@
 """Perceptual and adversarial losses in a run: what they change, and that they resume and stay finite."""
 
 import hashlib
+import importlib
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +152,12 @@ def test_every_loss_for_sixty_steps_stays_finite(pictures, settings, every_loss,
     config = settings(pictures, tmp_path, **every_loss, steps=60, phases=[[1.0, 24, 2]], validate_every=100)
     for event in iter_train(config, features=features):
         assert all(math.isfinite(value) for value in event.terms.values())
+
+
+def test_the_benchmark_of_kills_has_every_loss_on(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    weights = asdict(importlib.import_module("kill").settings(tmp_path, 1).loss_weights())
+    assert [name for name, weight in weights.items() if not weight > 0] == []
 
 
 def test_features_of_the_settings_are_read_and_change_the_run(pictures, settings, tmp_path):

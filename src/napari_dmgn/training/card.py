@@ -19,7 +19,7 @@ from napari_dmgn.training.events import Comparison
 from napari_dmgn.training.run import Run
 from napari_dmgn.training.settings import TrainConfig
 
-__all__ = ["code_commit", "model_card"]
+__all__ = ["code_commit", "hardware", "model_card"]
 
 
 # Where the data lay and where the run went is nobody's business but the trainer's.
@@ -55,7 +55,7 @@ def model_card(
             "data_sha256": collection.digest,
             "steps": run.step,
             "seconds": round(run.seconds),
-            "hardware": f"{_hardware(run.device)}, {run.precision}",
+            "hardware": f"{hardware(run.device)}, {run.precision}",
             "torch": str(torch.__version__),
             "recipe": _recipe(config),
             "settings": _settings(config),
@@ -124,7 +124,8 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     return settings
 
 
-def _hardware(device: torch.device) -> str:
+def hardware(device: torch.device) -> str:
+    """Name a device: the GPU, or the processor and its cores."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     name = "CPU"
