@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from napari_dmgn.inference import Gains, WindowSums
+    from napari_dmgn.lazy.pieces import Outcome
     from napari_dmgn.lazy.recipe import Limits, Recipe
     from napari_dmgn.model.descriptor import Model
     from napari_dmgn.tiling import Span, Window
@@ -78,7 +79,8 @@ def restore_lazy(
     Restoration
         Of Dask arrays, in chunks of one window. Compute them together (`dask.compute`, or
         `dask.array.store`): each window's results come from one task. `provenance` tells what was
-        asked for; seconds and counts of clipped pixels are not in it.
+        asked for; seconds, counts of clipped pixels and what was done where a worker's memory ran
+        out, which its log tells, are not in it.
 
     Raises
     ------
@@ -279,23 +281,23 @@ def _join(
 def _restore_whole(
     recipe: Recipe, limits: list[Limits], values: list[Array], *, window: Window, channels: list[int]
 ) -> Results:
-    return recipe.restore_whole(values, window, [limits[channel] for channel in channels])
+    return recipe.restore_whole(values, window, [limits[channel] for channel in channels]).value
 
 
 def _sums(
     recipe: Recipe, limits: list[Limits], values: list[Array], *, window: Window, channels: list[int]
-) -> WindowSums:
+) -> Outcome[WindowSums]:
     return recipe.sums(values, window, [limits[channel] for channel in channels])
 
 
-def _gains(recipe: Recipe, sums: list[WindowSums]) -> Gains:
+def _gains(recipe: Recipe, sums: list[Outcome[WindowSums]]) -> Gains:
     return recipe.gains(sums)
 
 
 def _restore(
     recipe: Recipe, limits: list[Limits], values: list[Array], gains: Gains, *, window: Window, channels: list[int]
 ) -> Results:
-    return recipe.restore(values, window, [limits[channel] for channel in channels], gains)
+    return recipe.restore(values, window, [limits[channel] for channel in channels], gains).value
 
 
 def _pick(results: Results, *, part: str, frame: int, shape: tuple[int, ...]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,13 @@ from napari_dmgn.lazy.record import Counts, Place, Record
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Gains, WindowSums
+    from napari_dmgn.lazy.pieces import Outcome
     from napari_dmgn.lazy.recipe import Limits
     from napari_dmgn.lazy.stores import StoreJob
 
 __all__ = ["Cluster"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Cluster:
@@ -72,12 +76,17 @@ class Cluster:
                 sums |= {future: place for place, future in parts.items()}
                 gains = self._submit(_gains, shared, [parts.get(place) or record.sums[place] for place in places])
             steps |= {self._submit(_restore, shared, *place, limits, gains): place for place in missing}
+        told = set(record.fallbacks)
         for future in self._finished([*sums, *steps]):
+            outcome = future.result()
+            for text in set(outcome.fallbacks) - told:  # the workers' own logs are elsewhere
+                _LOG.warning("%s (on a worker)", text)
+                told.add(text)
             if future in sums:
-                record.keep_sums(sums[future], future.result())
+                record.keep_sums(sums[future], outcome)
                 yield sums[future]
             else:
-                record.keep_done(steps[future], future.result())
+                record.keep_done(steps[future], outcome)
                 yield steps[future]
 
     def fill(self, path: Path, level: list[Block]) -> None:
@@ -121,11 +130,11 @@ def _extremes(job: StoreJob, batch: int, window: int) -> list[Extremes]:
     return job.extremes(batch, window)
 
 
-def _sums(job: StoreJob, batch: int, window: int, limits: list[Limits]) -> WindowSums:
+def _sums(job: StoreJob, batch: int, window: int, limits: list[Limits]) -> Outcome[WindowSums]:
     return job.sums(batch, window, job.read(batch, window), limits)
 
 
-def _gains(job: StoreJob, sums: list[WindowSums]) -> Gains:
+def _gains(job: StoreJob, sums: list[Outcome[WindowSums]]) -> Gains:
     return job.volume.recipe.gains(sums)
 
 

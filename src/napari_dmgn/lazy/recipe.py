@@ -14,9 +14,11 @@ from napari_dmgn import zoo
 from napari_dmgn.devices import resolve_device, resolve_precision
 from napari_dmgn.images import Array, FloatArray, Frame, Layout, Picture, Results
 from napari_dmgn.images.frames import _FILL_ROUNDS
+from napari_dmgn.lazy.pieces import Outcome, in_pieces
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Gains, Part, Plan, WindowSums
+    from napari_dmgn.model.config import NetworkConfig
     from napari_dmgn.model.descriptor import Model
     from napari_dmgn.tiling import Window
 
@@ -90,6 +92,7 @@ class Recipe:
     dtype : of the background
     device, precision : as in `restore`; "auto" is decided where the window is
     tile, halo : as `Plan` has them
+    config : of the model
     """
 
     model: ModelSource | Model
@@ -100,6 +103,7 @@ class Recipe:
     precision: str
     tile: int | None
     halo: int
+    config: NetworkConfig
 
     def region(self, window: Window, kind: np.dtype[Any]) -> tuple[slice, slice]:
         """Rows and columns to read for a window, within the frame.
@@ -113,7 +117,7 @@ class Recipe:
         )
         return rows, columns
 
-    def sums(self, values: Sequence[Array], window: Window, limits: Sequence[Limits]) -> WindowSums:
+    def sums(self, values: Sequence[Array], window: Window, limits: Sequence[Limits]) -> Outcome[WindowSums]:
         """Phase 1 of a window.
 
         Parameters
@@ -122,37 +126,59 @@ class Recipe:
             The pixels of the window's `region` in each frame of a batch.
         window : one of a plan's
         limits : intensities that the network sees as 0 and 1, of each frame
+
+        Raises
+        ------
+        MemoryError
+            If no part of the window, however small, fits.
         """
         from napari_dmgn.inference import window_sums
 
         model, plan = self._ready()
-        seen = _Seen(self, values, window, limits)
-        return window_sums(model, seen.padded(), window, plan)
+        planes = _Seen(self, values, window, limits).padded()
 
-    def gains(self, sums: list[WindowSums]) -> Gains:
+        def work(piece: Window, plan: Plan) -> WindowSums:
+            return window_sums(model, _within(planes, window, piece), piece, plan)
+
+        (first, *others), said = in_pieces(work, window, plan, self.config)
+        return Outcome(value=sum(others, first), fallbacks=tuple(said))
+
+    def gains(self, sums: list[Outcome[WindowSums]]) -> Gains:
         """Join the sums of all windows of a batch of frames, in their order."""
         from napari_dmgn.inference import gains
 
-        return gains(self._ready()[0], sums)
+        return gains(self._ready()[0], [one.value for one in sums])
 
-    def restore(self, values: Sequence[Array], window: Window, limits: Sequence[Limits], known: Gains) -> Results:
+    def restore(
+        self, values: Sequence[Array], window: Window, limits: Sequence[Limits], known: Gains
+    ) -> Outcome[Results]:
         """Phase 2 of a window; returns the pixels that are its own, a frame each of the batch's."""
         from napari_dmgn.inference import restore_window
 
         model, plan = self._ready()
         seen = _Seen(self, values, window, limits)
-        return seen.results(restore_window(model, seen.padded(), window, known, plan))
+        planes = seen.padded()
 
-    def restore_whole(self, values: Sequence[Array], window: Window, limits: Sequence[Limits]) -> Results:
+        def work(piece: Window, plan: Plan) -> Part:
+            return restore_window(model, _within(planes, window, piece), piece, known, plan)
+
+        parts, said = in_pieces(work, window, plan, self.config)
+        return Outcome(value=seen.results(parts), fallbacks=tuple(said))
+
+    def restore_whole(self, values: Sequence[Array], window: Window, limits: Sequence[Limits]) -> Outcome[Results]:
         """Both phases of frames that are one window."""
-        from napari_dmgn.inference import gains
-        from napari_dmgn.inference.phases import refined, separate, sums_of
+        from napari_dmgn.inference import Planes, iter_infer
 
         model, plan = self._ready()
         seen = _Seen(self, values, window, limits)
-        separated = separate(model, seen.padded(), plan)
-        known = gains(model, sums_of(model.network, separated, window, plan))
-        return seen.results(refined(model.network, separated, window, known, plan))
+        kept, said = _Kept(), []
+        # Strips, which it takes where memory runs out, need no halo: they are exact for every network.
+        for step in iter_infer(
+            model, seen.planes(), device=plan.device, precision=plan.precision, tile=None, sink=kept
+        ):
+            if isinstance(step, Planes):
+                said = step.report["fallbacks"]
+        return Outcome(value=seen.results(kept.parts), fallbacks=tuple(said))
 
     def _ready(self) -> tuple[Model, Plan]:
         from napari_dmgn.inference import Plan
@@ -162,6 +188,26 @@ class Recipe:
         precision = resolve_precision(self.precision, device)
         plan = Plan(shape=self.shape, device=device, precision=precision, tile=self.tile, halo=self.halo, parts=())
         return model, plan
+
+
+def _within(planes: FloatArray, window: Window, piece: Window) -> FloatArray:
+    """Cut what a piece of a window reads out of what the window does."""
+    rows, columns = (
+        slice(part.read[0] - whole.read[0], part.read[1] - whole.read[0])
+        for part, whole in ((piece.rows, window.rows), (piece.columns, window.columns))
+    )
+    return np.ascontiguousarray(planes[..., rows, columns])
+
+
+class _Kept:
+    """Takes the parts of planes."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+
+    def put(self, part: Part) -> None:
+        """Keep a part."""
+        self.parts.append(part)
 
 
 class _Seen:
@@ -184,30 +230,41 @@ class _Seen:
         across = slice(columns[0] - left, min(columns[1], self._recipe.shape[1]) - left)
         return [picture.part(down, across) for picture in self._pictures]
 
+    def planes(self) -> FloatArray:
+        """What the window reads of the frames."""
+        window = self._window
+        return np.concatenate([part.planes for part in self._parts(window.rows.read, window.columns.read)])
+
     def padded(self) -> FloatArray:
         """What the network sees: the last row and column repeated up to its stride, as `read_window` does."""
-        window = self._window
-        planes = np.concatenate([part.planes for part in self._parts(window.rows.read, window.columns.read)])
+        planes = self.planes()
         missing = [(0, 0), (0, 0)]
-        for span, length in zip((window.rows, window.columns), planes.shape[2:], strict=True):
+        for span, length in zip((self._window.rows, self._window.columns), planes.shape[2:], strict=True):
             missing.append((0, span.read[1] - span.read[0] - length))
         return np.pad(planes, missing, mode="edge") if any(after for _, after in missing) else planes
 
-    def results(self, part: Part) -> Results:
+    def results(self, parts: Sequence[Part]) -> Results:
         """The window's own pixels in the user's units, with an axis of frames before the others."""
-        frames = self._parts(part.rows, part.columns)
-        first = frames[0]
-        colours = (3 if first.alpha is None else 4,) if self._recipe.rgb else ()
-        shape = (len(frames), *first.values.shape[:2], *colours)
-        results = Results(Layout(shape=shape, rgb=self._recipe.rgb), self._recipe.dtype)
-        for index, frame in enumerate(frames):
-            own = slice(index, index + 1)
-            results.put(
-                index,
-                frame,
-                background=part.background[own],
-                noise=part.noise[own],
-                noise_map=part.noise_map[own],
-                coarse=part.coarse[own],
-            )
+        window, (height, width) = self._window, self._recipe.shape
+        (top, bottom), (left, right) = window.rows.paste, window.columns.paste
+        rgb, dtype = self._recipe.rgb, self._recipe.dtype
+        colours = self._pictures[0].part(slice(0, 1), slice(0, 1))
+        shape = (len(self._pictures), min(bottom, height) - top, min(right, width) - left)
+        layout = Layout(shape=(*shape, 3 if colours.alpha is None else 4) if rgb else shape, rgb=rgb)
+        results = Results(layout, dtype)
+        for part in parts:
+            rows = slice(part.rows[0] - top, part.rows[1] - top)
+            columns = slice(part.columns[0] - left, part.columns[1] - left)
+            for index, frame in enumerate(self._parts(part.rows, part.columns)):
+                own = slice(index, index + 1)
+                results.put(
+                    index,
+                    frame,
+                    background=part.background[own],
+                    noise=part.noise[own],
+                    noise_map=part.noise_map[own],
+                    coarse=part.coarse[own],
+                    rows=rows,
+                    columns=columns,
+                )
         return results

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_dmgn.lazy.pieces import Outcome
+
 if TYPE_CHECKING:
     from napari_dmgn.inference import WindowSums
     from napari_dmgn.lazy.recipe import Limits
@@ -26,10 +28,12 @@ class UnfinishedError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Pixels of a window that were saturated, and that are NaN or infinite."""
+    """Of a window: the pixels that were saturated, and that are NaN or infinite; and as in `Outcome`."""
 
     clipped: int
     nonfinite: int
+    fallbacks: tuple[str, ...] = ()
+    halo_error: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -51,7 +55,7 @@ class Record:
     settings: dict[str, Any]
     tile: int | None
     limits: list[Limits] | None = None
-    sums: dict[Place, WindowSums] = field(default_factory=dict)
+    sums: dict[Place, Outcome[WindowSums]] = field(default_factory=dict)
     done: dict[Place, Counts] = field(default_factory=dict)
     moving: bool = False
 
@@ -99,11 +103,18 @@ class Record:
         self.limits = limits
         self._write({"limits": limits})
 
-    def keep_sums(self, place: Place, sums: WindowSums) -> None:
+    @property
+    def fallbacks(self) -> list[str]:
+        """What was done where memory ran out, each once."""
+        told = [one.fallbacks for one in self.sums.values()] + [one.fallbacks for one in self.done.values()]
+        return list(dict.fromkeys(text for texts in told for text in texts))
+
+    def keep_sums(self, place: Place, sums: Outcome[WindowSums]) -> None:
         """Write a window's sums down."""
         self.sums[place] = sums
-        plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(sums).items()}
-        self._write({"sums": plain, "place": place})
+        values = vars(sums.value).items()
+        plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values}
+        self._write({"sums": plain, "place": place, "fallbacks": sums.fallbacks})
 
     def keep_done(self, place: Place, counts: Counts) -> None:
         """Write down that a window's results are on the disk."""
@@ -130,9 +141,10 @@ class Record:
         batch, window = entry["place"]
         if "sums" in entry:
             arrays: dict[str, Any] = {k: np.array(v) if isinstance(v, list) else v for k, v in entry["sums"].items()}
-            self.sums[batch, window] = WindowSums(**arrays)
+            self.sums[batch, window] = Outcome(value=WindowSums(**arrays), fallbacks=tuple(entry.get("fallbacks", ())))
         else:
-            self.done[batch, window] = Counts(**entry["done"])
+            counts = entry["done"]
+            self.done[batch, window] = Counts(**counts | {"fallbacks": tuple(counts.get("fallbacks", ()))})
 
 
 def _entries(lines: list[str]) -> Iterator[dict[str, Any]]:

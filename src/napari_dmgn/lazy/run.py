@@ -118,6 +118,7 @@ class StoreRun:
             yield from self._windows(workers, record)
             self.provenance |= engine | {
                 "intensity_range": _range_of(record),
+                "fallbacks": [*self.provenance["fallbacks"], *record.fallbacks],
                 "windows_done_before": before,
                 "clipped_pixels": sum(counts.clipped for counts in record.done.values()),
                 "nonfinite_pixels": sum(counts.nonfinite for counts in record.done.values()),

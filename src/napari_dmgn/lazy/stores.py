@@ -17,6 +17,7 @@ from napari_dmgn.files import ImageFile, Transposed, create_store, is_store, ope
 from napari_dmgn.files.ome_zarr import import_zarr
 from napari_dmgn.images import Array, Layout, saturate, unit_to_dtype
 from napari_dmgn.lazy.extremes import Extremes, block_extremes
+from napari_dmgn.lazy.pieces import Outcome
 from napari_dmgn.lazy.record import Counts, Place
 from napari_dmgn.lazy.volume import Volume
 
@@ -197,21 +198,22 @@ class StoreJob:
         region = self.volume.recipe.region(self.volume.windows[window], self.volume.dtype)
         return [self.image.read(self._place(frame, *region)) for frame in self.volume.batches[batch]]
 
-    def sums(self, batch: int, window: int, values: list[Array], limits: list[Limits]) -> WindowSums:
+    def sums(self, batch: int, window: int, values: list[Array], limits: list[Limits]) -> Outcome[WindowSums]:
         """Phase 1 of a window."""
         return self.volume.recipe.sums(values, self.volume.windows[window], self._limits(batch, limits))
 
     def restore(
         self, batch: int, window: int, values: list[Array], limits: list[Limits], gains: Gains | None
-    ) -> Results:
+    ) -> Outcome[Results]:
         """Phase 2 of a window, or both phases where it is the whole frame and `gains` is None."""
         recipe, place = self.volume.recipe, self.volume.windows[window]
         if gains is None:
             return recipe.restore_whole(values, place, self._limits(batch, limits))
         return recipe.restore(values, place, self._limits(batch, limits), gains)
 
-    def write(self, batch: int, window: int, results: Results) -> Counts:
+    def write(self, batch: int, window: int, outcome: Outcome[Results]) -> Counts:
         """Write a window's results, each of its chunks whole or not at all."""
+        results = outcome.value
         dtype = self.volume.recipe.dtype
         arrays = {
             "background": results.background,
@@ -225,7 +227,12 @@ class StoreJob:
             target = _target(path, axes, _changed(path))
             for frame, array in zip(self.volume.batches[batch], values, strict=True):
                 target[self._own(frame, window)[: target.ndim]] = array
-        return Counts(clipped=results.clipped_pixels, nonfinite=results.nonfinite_pixels)
+        return Counts(
+            clipped=results.clipped_pixels,
+            nonfinite=results.nonfinite_pixels,
+            fallbacks=outcome.fallbacks,
+            halo_error=outcome.halo_error,
+        )
 
     def _limits(self, batch: int, limits: list[Limits]) -> list[Limits]:
         return [limits[self.volume.layout.channel(frame)] for frame in self.volume.batches[batch]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from napari_dmgn import __version__, api, zoo
+from napari_dmgn.devices import resolve_device
 from napari_dmgn.images import IntensityRange, Layout, check_image, check_range, read_layout
 from napari_dmgn.lazy.recipe import ModelSource, Recipe
 from napari_dmgn.model.config import NetworkConfig
@@ -113,6 +114,7 @@ def describe(
         precision=precision,
         tile=cut.tile,
         halo=cut.halo,
+        config=chosen.config,
     )
     provenance = {
         "version": __version__,
@@ -152,7 +154,12 @@ def _batches(layout: Layout) -> list[range]:
 
 def _device_here(device: str) -> str:
     """Return the device to plan for: a worker may have a graphics card that this machine lacks."""
-    return "cpu" if device.split(":")[0] in ("cuda", "mps") else device
+    try:
+        return resolve_device(device)
+    except ValueError:
+        if device.split(":")[0] not in ("cuda", "mps"):
+            raise
+        return "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
