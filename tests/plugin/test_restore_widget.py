@@ -261,6 +261,51 @@ def test_layer_choice_follows_the_viewer(viewer, open_widget, fake_restore, qtbo
     assert widget.layer() is second
 
 
+def test_layers_are_added_in_a_turn_of_the_event_loop_each(viewer, open_widget, fake_restore, qtbot, cat):
+    from qtpy.QtCore import QTimer
+
+    viewer.add_image(cat, rgb=True, name="cat")
+    widget = open_widget()
+    turns, added_in = [], []
+    timer = QTimer()
+    timer.timeout.connect(lambda: turns.append(None))
+    viewer.layers.events.inserted.connect(lambda event: added_in.append(len(turns)))
+    press(qtbot, widget.restore_button)
+    timer.start(0)
+    finish(qtbot)
+    timer.stop()
+    assert len(set(added_in)) == 3
+    assert widget.status.text().startswith("Restored 'cat'")
+    assert widget.restore_button.isEnabled()
+
+
+@pytest.mark.parametrize("closed", ["widget", "viewer"])
+def test_closed_between_two_layers(npe2pm, manifest, make_napari_viewer, models, fake_restore, qtbot, cat, closed):
+    from qtpy.QtCore import QTimer
+
+    npe2pm.register(manifest)
+    viewer = make_napari_viewer()
+    viewer.add_image(cat, rgb=True, name="cat")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-dmgn", "Restore background")
+    fake_restore.gated = True
+    press(qtbot, widget.restore_button)
+    dock = widget.parent()
+    del widget
+
+    def close_now():
+        press(qtbot, dock.title.close_button) if closed == "widget" else viewer.close()
+
+    def close(event):
+        viewer.layers.events.inserted.disconnect(close)
+        QTimer.singleShot(0, close_now)
+
+    viewer.layers.events.inserted.connect(close)
+    fake_restore.release(3)
+    finish(qtbot)
+    if closed == "widget":  # the run was over: its results are the viewer's
+        assert names(viewer) == ["cat", "cat noise map", "cat noise", "cat background"]
+
+
 def test_layer_deleted_during_the_run(viewer, open_widget, fake_restore, qtbot, cat, notices):
     layer = viewer.add_image(cat, rgb=True, name="cat", scale=(3, 4))
     widget = open_widget()

@@ -15,7 +15,6 @@ from napari_dmgn import zoo
 from napari_dmgn.plugin import likeness, saving
 from napari_dmgn.plugin.job import BUSY, RestoreJob
 from napari_dmgn.plugin.preferences import preferences
-from napari_dmgn.plugin.results import add_layers
 from napari_dmgn.plugin.source import capture, placement, why_not
 from napari_dmgn.plugin.summary import failure, stopped_by
 from napari_dmgn.plugin.worker import Failed, Outcome, Request, Restored, load_early
@@ -71,7 +70,7 @@ def quick_restore(viewer: ViewerModel, task: str) -> None:
 
     def finish(outcome: Outcome) -> None:
         if isinstance(outcome, Restored):
-            add_layers(viewer, outcome.layers)
+            job.add(viewer, outcome.layers)
             if outcome.unfinished is not None:
                 done, frames = outcome.provenance["frames_done"], outcome.provenance["frames"]
                 if outcome.problem is not None:

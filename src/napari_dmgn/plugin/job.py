@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import logging
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from napari.qt.threading import create_worker
 from napari.utils import cancelable_progress
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_dmgn.plugin import worker
+from napari_dmgn.plugin.results import NewLayer, add_layers
 from napari_dmgn.plugin.worker import Cancelled, Outcome, Request
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
     from napari_dmgn.api import RestoreEvent
     from napari_dmgn.plugin.volumes import Volume
 
 __all__ = ["BUSY", "RestoreJob"]
+
+logger = logging.getLogger(__name__)
 
 BUSY = "Another restoration is still running. Wait for it, or cancel it in the activity dock (bottom right)."
 
@@ -26,6 +33,7 @@ class RestoreJob(QObject):
 
     progressed = Signal(object)  # RestoreEvent
     ended = Signal(object)  # Outcome
+    added = Signal(object)  # the layers
 
     current: ClassVar[RestoreJob | None] = None
 
@@ -36,6 +44,8 @@ class RestoreJob(QObject):
         self._outcome: Outcome = Cancelled()
         self._progress: cancelable_progress | None = None
         self._canceled = False
+        self._adding = False
+        self._layers: list[Layer] = []
 
     def start(self) -> bool:
         """Start unless a run is going on; say whether it started."""
@@ -73,8 +83,35 @@ class RestoreJob(QObject):
         # Also where napari stopped the worker by itself, at its end: then nothing was returned.
         if self._progress is not None:
             self._progress.close()
-        RestoreJob.current = None
         self.ended.emit(self._outcome)
+        if not self._adding:
+            RestoreJob.current = None
+
+    def add(self, viewer: ViewerModel, layers: Iterable[NewLayer]) -> None:
+        """Add layers, one in a turn of the event loop: each holds the GUI up for a while.
+
+        Until `added` tells of them the run counts as going on.
+        """
+        self._adding = True
+        self._add_next(viewer, list(layers))
+
+    def _add_next(self, viewer: ViewerModel, left: list[NewLayer]) -> None:
+        more: list[NewLayer] = []
+        try:
+            self._layers += add_layers(viewer, left[:1])
+            more = left[1:]
+        except RuntimeError as error:  # Qt's, where the window was closed between two turns
+            logger.warning("results were not added: %s", error)
+        finally:  # no error may keep other runs from starting
+            if more:
+                QTimer.singleShot(0, lambda: self._add_next(viewer, more))
+            else:
+                self._end_adding()
+
+    def _end_adding(self) -> None:
+        self._adding = False
+        RestoreJob.current = None
+        self.added.emit(self._layers)
 
 
 def _run(

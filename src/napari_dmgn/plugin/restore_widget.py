@@ -21,13 +21,12 @@ from napari_dmgn.plugin.models import models_problem
 from napari_dmgn.plugin.preferences import preferences
 from napari_dmgn.plugin.regions import region
 from napari_dmgn.plugin.restore_form import RestoreForm
-from napari_dmgn.plugin.results import MASKS_KEY, add_layers
+from napari_dmgn.plugin.results import MASKS_KEY
 from napari_dmgn.plugin.run_bar import RunBar
 from napari_dmgn.plugin.source import capture, why_not
 from napari_dmgn.plugin.summary import failure, stopped_by, summary
 from napari_dmgn.plugin.worker import (
     Cancelled,
-    Failed,
     Outcome,
     Request,
     Restored,
@@ -58,6 +57,8 @@ class RestoreWidget(DockedWidget):
         self._job_layer: Layer | None = None
         self._unfinished: Unfinished | None = None
         self._partial: list[Layer] = []
+        self._restored: Restored | None = None
+        self._gone = False
         self._started = 0.0
         self._first_done: int | None = None
         self._folder: object = None
@@ -350,26 +351,55 @@ class RestoreWidget(DockedWidget):
         self.bar.say(f"Restoring '{name}': tile {event.done} of {event.total}{frames}{remaining}")
 
     def _on_ended(self, outcome: Outcome) -> None:
-        job, self._job = self._job, None
+        job = self._job
         if job is None:
             return
-        self.bar.set_running(False)
+        if isinstance(outcome, Restored):
+            self._add(job, outcome)
+            return
+        self._stop_running()
         name = job.request.source.name
         if isinstance(outcome, Cancelled):
             self._tell("Cancelled. Nothing was added.", f"Restoring '{name}' was cancelled. Nothing was added.")
-        elif isinstance(outcome, Failed):
-            self._fail(failure(name, outcome), details=outcome.details)
         else:
-            gone = self._job_layer not in self._viewer.layers
-            self._add(outcome)
-            text = summary(name, outcome, gone=gone)
-            if outcome.problem is not None:
-                self.bar.say(text, details=outcome.problem.details)
-                show_error(stopped_by(name, outcome))
-            else:
-                self._tell(text, text.partition("\n")[0])
-        self._job_layer = None
+            self._fail(failure(name, outcome), details=outcome.details)
+
+    def _stop_running(self) -> None:
+        self._job = self._job_layer = None
+        self.bar.set_running(False)
         self._show_estimate()
+
+    def _add(self, job: RestoreJob, outcome: Restored) -> None:
+        """Add the results; a resumed run's take the place of the part that was there."""
+        self._restored = outcome
+        self._gone = self._job_layer not in self._viewer.layers
+        for layer in self._partial:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._partial = []
+        self.cancel_button.setEnabled(False)
+        self.bar.say(f"Adding what was restored of '{job.request.source.name}' …")
+        job.added.connect(self._on_added)
+        job.add(self._viewer, outcome.layers)
+
+    def _on_added(self, added: list[Layer]) -> None:
+        job, outcome = self._job, self._restored
+        if job is None or outcome is None:  # closed meanwhile
+            return
+        self._restored = None
+        self._stop_running()
+        self._unfinished = outcome.unfinished
+        self._partial = added if outcome.unfinished is not None else []
+        self.resume_button.setVisible(outcome.unfinished is not None)
+        if any(MASKS_KEY in layer.metadata for layer in added):
+            self._open_masks()
+        name = job.request.source.name
+        text = summary(name, outcome, gone=self._gone)
+        if outcome.problem is not None:
+            self.bar.say(text, details=outcome.problem.details)
+            show_error(stopped_by(name, outcome))
+        else:
+            self._tell(text, text.partition("\n")[0])
 
     def _refuse(self, text: str) -> None:
         """Say why a click does nothing."""
@@ -385,18 +415,6 @@ class RestoreWidget(DockedWidget):
         self.bar.say(text)
         if not self.isVisible():
             show_info(notice)
-
-    def _add(self, outcome: Restored) -> None:
-        """Add the results; a resumed run's take the place of the part that was there."""
-        for layer in self._partial:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
-        added = add_layers(self._viewer, outcome.layers)
-        self._unfinished = outcome.unfinished
-        self._partial = added if outcome.unfinished is not None else []
-        self.resume_button.setVisible(outcome.unfinished is not None)
-        if any(MASKS_KEY in layer.metadata for layer in added):
-            self._open_masks()
 
     def _open_masks(self) -> None:
         from napari_dmgn.plugin.masks_widget import MasksWidget
