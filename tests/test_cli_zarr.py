@@ -177,9 +177,9 @@ def counted(monkeypatch) -> Counter:
     for name in ("sums", "restore"):
         real = getattr(Recipe, name)
 
-        def counting(self, *arguments, name=name, real=real):
+        def counting(self, *arguments, name=name, real=real, **options):
             calls[name] += 1
-            return real(self, *arguments)
+            return real(self, *arguments, **options)
 
         monkeypatch.setattr(Recipe, name, counting)
     return calls
@@ -232,10 +232,10 @@ def stopped(tmp_path, out, model, monkeypatch):
     real = Recipe.restore
     left = iter(range(3))
 
-    def failing(self, *rest):
+    def failing(self, *rest, **options):
         if next(left, None) is None:
             raise OSError(28, "No space left on device", str(out))
-        return real(self, *rest)
+        return real(self, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Recipe, "restore", failing)

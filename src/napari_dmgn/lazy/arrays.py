@@ -80,7 +80,9 @@ def restore_lazy(
         Of Dask arrays, in chunks of one window. Compute them together (`dask.compute`, or
         `dask.array.store`): each window's results come from one task. `provenance` tells what was
         asked for; seconds, counts of clipped pixels and what was done where a worker's memory ran
-        out, which its log tells, are not in it.
+        out, which its log tells, are not in it. Nor is a `halo_error`: what a halo less than
+        exact, or tiles of a network for which they are approximate, cost cannot be measured before
+        pixels are computed. `restore` measures it on a part of the image.
 
     Raises
     ------

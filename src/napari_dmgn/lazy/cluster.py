@@ -139,5 +139,5 @@ def _gains(job: StoreJob, sums: list[Outcome[WindowSums]]) -> Gains:
 
 
 def _restore(job: StoreJob, batch: int, window: int, limits: list[Limits], gains: Gains | None) -> Counts:
-    results = job.restore(batch, window, job.read(batch, window), limits, gains)
+    results = job.restore(batch, window, job.read_again(batch, window), limits, gains)
     return job.write(batch, window, results)

@@ -66,7 +66,7 @@ def _restore(
 ) -> Iterator[Place]:
     for place, counts in overlapped(
         [place for place in places if place not in record.done],
-        read=lambda place: job.read(*place),
+        read=lambda place: job.read_again(*place),
         work=lambda place, values: job.restore(*place, values, limits, gains),
         write=lambda place, results: job.write(*place, results),
     ):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_dmgn.inference import Plan
     from napari_dmgn.model.config import NetworkConfig
 
-__all__ = ["Outcome", "in_pieces"]
+__all__ = ["Outcome", "in_pieces", "try_once"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def in_pieces(
     size = config.working_size(*plan.shape)
     left, done, said, cuts = deque([window]), [], [], 0
     while left:
-        outcome, failure = _try(work, left[0], plan)
+        outcome, failure = try_once(work, left[0], plan)
         if failure is None:
             done += outcome
             left.popleft()
@@ -90,7 +90,9 @@ def in_pieces(
     return done, said
 
 
-def _try(work: Callable[[Window, Plan], Value], window: Window, plan: Plan) -> tuple[list[Value], BaseException | None]:
+def try_once(
+    work: Callable[[Window, Plan], Value], window: Window, plan: Plan
+) -> tuple[list[Value], BaseException | None]:
     """Return what a piece gives, or the error where memory ran out."""
     from napari_dmgn.inference.memory import is_out_of_memory
 

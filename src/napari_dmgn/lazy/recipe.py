@@ -12,15 +12,16 @@ import numpy as np
 
 from napari_dmgn import zoo
 from napari_dmgn.devices import resolve_device, resolve_precision
-from napari_dmgn.images import Array, FloatArray, Frame, Layout, Picture, Results
+from napari_dmgn.images import Array, FloatArray, Results
 from napari_dmgn.images.frames import _FILL_ROUNDS
-from napari_dmgn.lazy.pieces import Outcome, in_pieces
+from napari_dmgn.lazy.pieces import Outcome, in_pieces, try_once
+from napari_dmgn.lazy.seen import Seen
+from napari_dmgn.tiling import Window, widened
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Gains, Part, Plan, WindowSums
     from napari_dmgn.model.config import NetworkConfig
     from napari_dmgn.model.descriptor import Model
-    from napari_dmgn.tiling import Window
 
 __all__ = ["FILL_REACH", "ModelSource", "Recipe", "engine_here"]
 
@@ -135,7 +136,7 @@ class Recipe:
         from napari_dmgn.inference import window_sums
 
         model, plan = self._ready()
-        planes = _Seen(self, values, window, limits).padded()
+        planes = Seen(self, values, window, limits).padded()
 
         def work(piece: Window, plan: Plan) -> WindowSums:
             return window_sums(model, _within(planes, window, piece), piece, plan)
@@ -149,28 +150,52 @@ class Recipe:
 
         return gains(self._ready()[0], [one.value for one in sums])
 
+    @property
+    def approximate(self) -> bool:
+        """Whether windows differ from a whole frame by more than rounding."""
+        return self.tile is not None and (self.halo < self.config.receptive_radius or not self.config.exact_tiles)
+
+    def wider(self, window: Window) -> Window:
+        """Return the window with a halo that its own can be judged by: an exact one, or else twice as much."""
+        radius, stride = self.config.receptive_radius, self.config.stride
+        halo = radius if self.config.exact_tiles else 2 * max(radius, self.halo)
+        return widened(window, size=self.config.working_size(*self.shape), halo=halo, stride=stride)
+
     def restore(
-        self, values: Sequence[Array], window: Window, limits: Sequence[Limits], known: Gains
+        self, values: Sequence[Array], window: Window, limits: Sequence[Limits], known: Gains, *, measured: bool = False
     ) -> Outcome[Results]:
-        """Phase 2 of a window; returns the pixels that are its own, a frame each of the batch's."""
+        """Phase 2 of a window; returns the pixels that are its own, a frame each of the batch's.
+
+        Where `measured`, `values` are of the `wider` window's region, and the halo's error is found.
+        """
         from napari_dmgn.inference import restore_window
+        from napari_dmgn.inference.memory import release
 
         model, plan = self._ready()
-        seen = _Seen(self, values, window, limits)
+        read = self.wider(window) if measured else window
+        seen = Seen(self, values, read, limits)
         planes = seen.padded()
 
         def work(piece: Window, plan: Plan) -> Part:
-            return restore_window(model, _within(planes, window, piece), piece, known, plan)
+            return restore_window(model, _within(planes, read, piece), piece, known, plan)
 
         parts, said = in_pieces(work, window, plan, self.config)
-        return Outcome(value=seen.results(parts), fallbacks=tuple(said))
+        error = None
+        if measured:
+            exact, failure = try_once(work, read, plan)
+            if failure is None:
+                error = max(_difference(part, exact[0]) for part in parts)
+            else:
+                release(failure, plan.device)
+                said.append("out of memory: the halo's error was not measured everywhere")
+        return Outcome(value=seen.results(parts), fallbacks=tuple(said), halo_error=error)
 
     def restore_whole(self, values: Sequence[Array], window: Window, limits: Sequence[Limits]) -> Outcome[Results]:
         """Both phases of frames that are one window."""
         from napari_dmgn.inference import Planes, iter_infer
 
         model, plan = self._ready()
-        seen = _Seen(self, values, window, limits)
+        seen = Seen(self, values, window, limits)
         kept, said = _Kept(), []
         # Strips, which it takes where memory runs out, need no halo: they are exact for every network.
         for step in iter_infer(
@@ -199,6 +224,17 @@ def _within(planes: FloatArray, window: Window, piece: Window) -> FloatArray:
     return np.ascontiguousarray(planes[..., rows, columns])
 
 
+def _difference(part: Part, whole: Part) -> float:
+    """Largest difference of a pixel to the same one of a part that this one lies in."""
+    (top, bottom), (left, right) = part.rows, part.columns
+    place = (
+        slice(top - whole.rows[0], bottom - whole.rows[0]),
+        slice(left - whole.columns[0], right - whole.columns[0]),
+    )
+    names = ("background", "noise", "noise_map")
+    return max(float(np.abs(getattr(part, name) - getattr(whole, name)[(..., *place)]).max()) for name in names)
+
+
 class _Kept:
     """Takes the parts of planes."""
 
@@ -208,63 +244,3 @@ class _Kept:
     def put(self, part: Part) -> None:
         """Keep a part."""
         self.parts.append(part)
-
-
-class _Seen:
-    """The pixels that were read for a window, of each frame of a batch, as planes and back."""
-
-    def __init__(self, recipe: Recipe, values: Sequence[Array], window: Window, limits: Sequence[Limits]) -> None:
-        self._recipe = recipe
-        self._window = window
-        self._pictures = [
-            Picture(frame, rgb=recipe.rgb, low=low, high=high)
-            for frame, (low, high) in zip(values, limits, strict=True)
-        ]
-        rows, columns = recipe.region(window, values[0].dtype)
-        self._origin = rows.start, columns.start
-
-    def _parts(self, rows: tuple[int, int], columns: tuple[int, int]) -> list[Frame]:
-        """A part of each frame, by its place in the frame; what is beyond the frame's end is left out."""
-        top, left = self._origin
-        down = slice(rows[0] - top, min(rows[1], self._recipe.shape[0]) - top)
-        across = slice(columns[0] - left, min(columns[1], self._recipe.shape[1]) - left)
-        return [picture.part(down, across) for picture in self._pictures]
-
-    def planes(self) -> FloatArray:
-        """What the window reads of the frames."""
-        window = self._window
-        return np.concatenate([part.planes for part in self._parts(window.rows.read, window.columns.read)])
-
-    def padded(self) -> FloatArray:
-        """What the network sees: the last row and column repeated up to its stride, as `read_window` does."""
-        planes = self.planes()
-        missing = [(0, 0), (0, 0)]
-        for span, length in zip((self._window.rows, self._window.columns), planes.shape[2:], strict=True):
-            missing.append((0, span.read[1] - span.read[0] - length))
-        return np.pad(planes, missing, mode="edge") if any(after for _, after in missing) else planes
-
-    def results(self, parts: Sequence[Part]) -> Results:
-        """The window's own pixels in the user's units, with an axis of frames before the others."""
-        window, (height, width) = self._window, self._recipe.shape
-        (top, bottom), (left, right) = window.rows.paste, window.columns.paste
-        rgb, dtype = self._recipe.rgb, self._recipe.dtype
-        colours = self._pictures[0].part(slice(0, 1), slice(0, 1))
-        shape = (len(self._pictures), min(bottom, height) - top, min(right, width) - left)
-        layout = Layout(shape=(*shape, 3 if colours.alpha is None else 4) if rgb else shape, rgb=rgb)
-        results = Results(layout, dtype)
-        for part in parts:
-            rows = slice(part.rows[0] - top, part.rows[1] - top)
-            columns = slice(part.columns[0] - left, part.columns[1] - left)
-            for index, frame in enumerate(self._parts(part.rows, part.columns)):
-                own = slice(index, index + 1)
-                results.put(
-                    index,
-                    frame,
-                    background=part.background[own],
-                    noise=part.noise[own],
-                    noise_map=part.noise_map[own],
-                    coarse=part.coarse[own],
-                    rows=rows,
-                    columns=columns,
-                )
-        return results

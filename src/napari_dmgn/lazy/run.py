@@ -118,7 +118,8 @@ class StoreRun:
             yield from self._windows(workers, record)
             self.provenance |= engine | {
                 "intensity_range": _range_of(record),
-                "fallbacks": [*self.provenance["fallbacks"], *record.fallbacks],
+                **_halo_error(record),
+                "fallbacks": _fallbacks(self.provenance["fallbacks"], record),
                 "windows_done_before": before,
                 "clipped_pixels": sum(counts.clipped for counts in record.done.values()),
                 "nonfinite_pixels": sum(counts.nonfinite for counts in record.done.values()),
@@ -154,6 +155,18 @@ class StoreRun:
         work.mkdir(parents=True)
         self.job.create()
         return Record.start(self.destination.record, self.settings, self.job.volume.recipe.tile)
+
+
+def _halo_error(record: Record) -> dict[str, float]:
+    errors = [counts.halo_error for counts in record.done.values() if counts.halo_error is not None]
+    return {"halo_error": max(errors)} if errors else {}
+
+
+def _fallbacks(known: list[str], record: Record) -> list[str]:
+    """What the results are not: what was known before, now with its number, and where memory ran out."""
+    error = _halo_error(record)
+    number = f"; twice the halo changed a pixel by {error['halo_error']:.1e} at most" if error else ""
+    return [*(f"{text}{number}" for text in known), *record.fallbacks]
 
 
 def _range_of(record: Record) -> list[Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_dmgn.images import Results
     from napari_dmgn.inference import Gains, WindowSums
     from napari_dmgn.lazy.recipe import Limits
+    from napari_dmgn.tiling import Window
 
 __all__ = ["PARTS", "Input", "StoreJob"]
 
@@ -194,8 +195,25 @@ class StoreJob:
         return found
 
     def read(self, batch: int, window: int) -> list[Array]:
-        """Return the pixels that the window reads of each frame of a batch."""
-        region = self.volume.recipe.region(self.volume.windows[window], self.volume.dtype)
+        """Return the pixels that phase 1 of a window reads of each frame of a batch."""
+        return self._read(batch, self.volume.windows[window])
+
+    def read_again(self, batch: int, window: int) -> list[Array]:
+        """Return those that `restore` reads: more, where the halo's error is measured."""
+        recipe, place = self.volume.recipe, self.volume.windows[window]
+        return self._read(batch, recipe.wider(place) if self._measured(batch, window) else place)
+
+    def _measured(self, batch: int, window: int) -> bool:
+        """Whether the halo's error is measured at a window: at three of a run, or all where they are fewer."""
+        if not self.volume.recipe.approximate:
+            return False
+        windows = len(self.volume.windows)
+        total = len(self.volume.batches) * windows
+        count = min(total, 3)
+        return batch * windows + window in [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+    def _read(self, batch: int, window: Window) -> list[Array]:
+        region = self.volume.recipe.region(window, self.volume.dtype)
         return [self.image.read(self._place(frame, *region)) for frame in self.volume.batches[batch]]
 
     def sums(self, batch: int, window: int, values: list[Array], limits: list[Limits]) -> Outcome[WindowSums]:
@@ -209,7 +227,8 @@ class StoreJob:
         recipe, place = self.volume.recipe, self.volume.windows[window]
         if gains is None:
             return recipe.restore_whole(values, place, self._limits(batch, limits))
-        return recipe.restore(values, place, self._limits(batch, limits), gains)
+        measured = self._measured(batch, window)
+        return recipe.restore(values, place, self._limits(batch, limits), gains, measured=measured)
 
     def write(self, batch: int, window: int, outcome: Outcome[Results]) -> Counts:
         """Write a window's results, each of its chunks whole or not at all."""
