@@ -64,9 +64,9 @@ def measure(image: NDArray[Any], *, rgb: bool, limits: tuple[float, float] | Non
     part = np.asarray(picture[top : top + _SIDE, left : left + _SIDE])
     values = part[..., :3] if rgb else part[..., None]
     low, high = limits or _limits(values)
-    unit = (values.astype(np.float64) - low) / ((high - low) or 1.0)
-    unit = np.clip(np.where(np.isfinite(unit), unit, 0), 0, 1)
-    first, last = np.percentile(unit, (1, 99))
+    exact = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+    unit = np.clip(np.where(np.isfinite(exact), exact, 0), 0, 1).astype(np.float32)
+    first, last = np.percentile(unit[::2, ::2], (1, 99))  # of a quarter: it runs whenever a layer is chosen
     return Looks(
         mean=float(unit.mean()),
         used=float(last - first),
@@ -146,7 +146,7 @@ def _limits(values: NDArray[Any]) -> tuple[float, float]:
     return (min(0.0, low) if values.dtype.kind != "f" else low), high
 
 
-def _noise(unit: NDArray[np.float64]) -> float:
+def _noise(unit: NDArray[np.float32]) -> float:
     """Estimate the noise: of white noise the mask below has 6 times the deviation (Immerkaer 1996)."""
     if min(unit.shape[:2]) < 3:
         return 0.0
