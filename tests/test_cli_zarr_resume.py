@@ -155,6 +155,23 @@ def test_a_run_that_was_stopped_while_its_results_were_moved_is_finished(
     assert sorted(path.name for path in folder.iterdir()) == sorted(f"big_{part}.ome.zarr" for part in PARTS)
 
 
+def test_the_same_command_finishes_a_run_that_was_stopped_while_moving(source, command, tmp_path, monkeypatch, capsys):
+    command = [*command[:3], str(tmp_path / "out"), *command[4:]]  # a folder: each part is moved by itself
+    real, left = destination._replace, iter(range(1))
+
+    def failing(*paths):
+        if next(left, None) is None:
+            raise OSError("stopped")
+        real(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(destination, "_replace", failing)
+        assert main(command) == 1
+    monkeypatch.setattr(Recipe, "restore", None)  # nothing is restored again
+    assert main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(f"big_{p}.ome.zarr" for p in PARTS)
+
+
 def test_a_record_whose_images_are_gone_is_no_record(command, stop, tmp_path, capsys):
     assert stop(3, lambda: main(command)) == 1
     shutil.rmtree(tmp_path / ".out.ome.zarr.part" / "noise")

@@ -89,6 +89,11 @@ class Job:
 class StoreJob(Job):
     """An image restored window by window into OME-Zarr images; it is never in memory as a whole."""
 
+    def exists(self) -> bool:
+        """Whether any of the results is there, and no run is left to be finished."""
+        where = Destination.of(self.args.output, self.results, self.source.name)
+        return not where.unfinished and super().exists()
+
     def read(self) -> Any:
         """Nothing yet: windows are read as they are needed."""
 

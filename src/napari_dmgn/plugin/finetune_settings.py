@@ -24,8 +24,6 @@ _TOO_SMALL = 0.2
 # Pixels of a batch on a CPU: small batches and many steps learn most in minutes.
 _PIXELS = 2 * 192**2
 _BATCH = 16
-# The base model is past the start, where a wide one helps.
-_CHARBONNIER = (0.02, 0.01)
 _MOST_HELD_OUT = 24
 _VALIDATIONS = 12
 # Validations may take so much of the time.
@@ -59,6 +57,7 @@ def choose_settings(request: FineTuneRequest, folder: Path, sides: Sequence[int]
     """
     from napari_dmgn.devices import resolve_device
     from napari_dmgn.training import TrainConfig
+    from napari_dmgn.training.finetuning import FINE_TUNING
 
     if len(sides) < 2:
         raise ValueError(
@@ -87,7 +86,7 @@ def choose_settings(request: FineTuneRequest, folder: Path, sides: Sequence[int]
         steps=steps,
         phases=((1.0, crop, batch),),
         learning_rate=request.learning_rate,
-        charbonnier=_CHARBONNIER,
+        charbonnier=FINE_TUNING["charbonnier"],
         device=request.device,
         validation_pictures=held,
         validation_crop=_largest(_VALIDATION_CROPS, sides),

@@ -50,7 +50,7 @@ class RestoreForm(QWidget):
         self.layer_box = combo("The image layer to restore. It follows the selection in the layer list.")
         self.level_box = combo("Which resolution of the layer to restore; 0 is the finest.")
         self.region_box = combo("Which part of the layer to restore: try a part before the whole.", REGIONS)
-        self.model_box = combo(f"The model to use. Your own files are looked for in {zoo.models_folder()}")
+        self.model_box = combo("The model to use.")
         self.card_button = QToolButton()
         self.card_button.setText("Card")
         self.card_button.setToolTip("Show all that the model's file says about it, and its sha256.")
@@ -103,6 +103,7 @@ class RestoreForm(QWidget):
     def refresh_models(self) -> None:
         """Read the list of models anew where it has changed, keeping the choice."""
         before = self.model()
+        self.model_box.setToolTip(f"The model to use. Your own files are looked for in {zoo.models_folder()}")
         self._models = list(zoo.list_models())
         refill(self.model_box, [model_label(model) for model in self._models], "no model installed")
         for index, model in enumerate(self._models):

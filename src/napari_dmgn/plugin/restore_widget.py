@@ -111,6 +111,7 @@ class RestoreWidget(DockedWidget):
 
     def refresh_models(self) -> None:
         """Read the list of models anew, keeping the choice."""
+        preferences()  # the page may name another folder by now
         self._folder = _models_stamp()
         self.form.refresh_models()
         self._show_estimate()
@@ -468,6 +469,6 @@ def _models_stamp() -> object:
     """What tells that the models folder has changed."""
     try:
         folder = zoo.models_folder()
-        return [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+        return folder, [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
     except (ImportError, OSError):
         return None
