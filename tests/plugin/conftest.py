@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -106,25 +107,37 @@ class FakeRestore:
         return np.full((*frames, -(-height // 4), -(-width // 4)), 0.5, np.float32)
 
 
-@pytest.fixture(scope="package", autouse=True)
-def no_context_stays_current():
-    """Leave Qt nothing to trip over when it ends.
+_finished = itertools.count(1)
 
-    Closed viewers wait for the garbage collector. If it frees a canvas in another thread, of Dask say, the main
-    thread's OpenGL context stays current without being there any more, and brings the process down when the
-    application ends, after the last test.
+
+@pytest.fixture(scope="module", autouse=True)
+def no_collection_elsewhere():
+    """Let no thread but this one free a closed viewer.
+
+    Closed viewers wait for the garbage collector, which runs in whichever thread allocates last: a worker's, Dask's.
+    Freed there, a canvas leaves its OpenGL context current here without being there any more, and Qt trips over it
+    when the application ends.
     """
+    gc.disable()
     yield
-    from qtpy.QtCore import QCoreApplication, QEvent
-    from qtpy.QtGui import QOpenGLContext
-    from qtpy.QtWidgets import QApplication
+    _collect()
+    gc.enable()
 
-    if QApplication.instance() is None:
-        return
+
+@pytest.fixture(autouse=True)
+def collection_now_and_then():
+    """Free the viewers of some tests, in this thread; of each test alone it would take a minute in all."""
+    yield
+    if next(_finished) % 4 == 0:
+        _collect()
+
+
+def _collect() -> None:
+    from qtpy.QtCore import QCoreApplication, QEvent
+
     gc.collect()
-    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
-    if (context := QOpenGLContext.currentContext()) is not None:
-        context.doneCurrent()
+    if QCoreApplication.instance() is not None:
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
 
 
 @pytest.fixture(autouse=True)

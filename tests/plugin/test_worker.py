@@ -135,3 +135,27 @@ def test_errors_in_words(error, words):
     assert words in explain(error)
     assert ("PyTorch" in explain(error)) == ("PyTorch" in words)
     assert "\n" not in explain(error)
+
+
+def test_steps_are_told_in_order_though_the_bar_lets_later_ones_in(qtbot):
+    """napari's bar handles waiting events when it moves: the next step's may be among them."""
+    from napari_dmgn.api import RestoreEvent
+    from napari_dmgn.plugin.job import RestoreJob
+
+    job = RestoreJob(Request(source=capture(Image(np.zeros((4, 5)), contrast_limits=(0, 1)))))
+    later = iter([RestoreEvent(done=2, total=3, frame=0, frames=1), RestoreEvent(done=3, total=3, frame=0, frames=1)])
+    told = []
+    job.progressed.connect(lambda event: told.append(event.done))
+
+    class Bar:
+        n = total = 0
+
+        def update(self, steps):
+            self.n += steps
+            if (event := next(later, None)) is not None:
+                job._on_yielded(event)
+
+    job._progress = bar = Bar()
+    job._on_yielded(RestoreEvent(done=1, total=3, frame=0, frames=1))
+    assert told == [1, 2, 3]
+    assert (bar.n, bar.total) == (3, 3)

@@ -70,11 +70,14 @@ class RestoreJob(QObject):
         return self._canceled or (self._progress is not None and self._progress.is_canceled)
 
     def _on_yielded(self, event: RestoreEvent) -> None:
-        if self._progress is not None:
-            if self._progress.total != event.total:
-                self._progress.total = event.total
-            self._progress.update(event.done - self._progress.n)
+        # Before the bar is moved: it handles what waits, which may be the next step, and this one would come after it.
         self.progressed.emit(event)
+        if self._progress is None:
+            return
+        if self._progress.total != event.total:
+            self._progress.total = event.total
+        if event.done > self._progress.n:
+            self._progress.update(event.done - self._progress.n)
 
     def _on_returned(self, outcome: Outcome) -> None:
         self._outcome = outcome
