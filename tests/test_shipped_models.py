@@ -5,7 +5,7 @@ import pytest
 
 import napari_dmgn as dmgn
 from napari_dmgn import samples, zoo
-from napari_dmgn.metrics import psnr_y
+from napari_dmgn.metrics import PROTOCOL_OF_TASK, psnr, psnr_y
 
 CROP = (slice(0, 192), slice(0, 256))
 
@@ -36,6 +36,30 @@ def test_rain_is_removed(rain, name, strength, gain):
 def test_clean_picture_stays_as_it_is(rain, name):
     clean = samples.clean_sample(name)[CROP]
     assert psnr_y(dmgn.restore(clean, model=rain).background, clean) > 35
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "strength", "gain"),
+    [
+        ("haze", "astronaut", "thin", 4),
+        ("haze", "coffee", "medium", 5),
+        ("haze", "chelsea", "coloured", 3),
+        ("reflection", "chelsea", "gamma", 0.5),
+        ("reflection", "rocket", "sharp", 0.3),
+    ],
+)
+def test_haze_and_reflections_become_weaker(task, name, strength, gain):
+    make = {"haze": samples.hazy_sample, "reflection": samples.reflection_sample}[task]
+    sample, protocol = make(name, strength), PROTOCOL_OF_TASK[task]
+    result = dmgn.restore(sample.input, task)
+    assert result.provenance["model_task"] == task
+    assert psnr(result.background, sample.clean, protocol) >= psnr(sample.input, sample.clean, protocol) + gain
+
+
+@pytest.mark.parametrize(("task", "least"), [("haze", 30), ("reflection", 30)])
+def test_picture_without_haze_or_reflection_stays_as_it_is(task, least):
+    clean = samples.clean_sample("coffee")
+    assert psnr(dmgn.restore(clean, task).background, clean, PROTOCOL_OF_TASK[task]) > least
 
 
 def test_large_picture_in_tiles_has_no_seam(rain):
