@@ -178,8 +178,10 @@ KINDS = sorted(name for name in vars(Broken) if not name.startswith("_"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_input_is_one_line_and_writes_nothing(kind, tmp_path, picture, out, tiny_checkpoint, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(kind, tmp_path, picture, out, tiny_checkpoint, capsys, monkeypatch):
     make = getattr(Broken, kind)
+    if kind == "task_without_model":
+        monkeypatch.setattr("napari_dmgn.zoo._shipped_folder", lambda: tmp_path / "nothing")
     extra = [tiny_checkpoint] if kind == "truncated_checkpoint" else []
     arguments = [str(word) for word in make(tmp_path, picture, *extra)]
     if "--model" not in arguments and kind != "task_without_model":

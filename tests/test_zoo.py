@@ -113,6 +113,13 @@ def test_a_task_means_the_shipped_model_and_a_name_the_users(shipped, mine, put)
     assert zoo.find_model("rain").path.parent == mine
 
 
+def test_shipped_models_come_in_the_order_of_the_tasks_and_before_the_users(shipped, mine, put):
+    put(mine / "a.safetensors", task="rain")
+    for task in ("haze", "rain", "reflection"):
+        put(shipped / f"{task}.safetensors", task=task)
+    assert [model.name for model in zoo.list_models()] == ["rain", "haze", "reflection", "a"]
+
+
 def test_a_task_without_a_shipped_model_means_the_users_own(shipped, mine, put):
     put(shipped / "rain.safetensors", task="rain")
     put(mine / "fog.safetensors", task="haze")

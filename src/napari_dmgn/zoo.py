@@ -107,7 +107,7 @@ def _info(path: Path, *, shipped: bool) -> ModelInfo:
 
 
 def list_models() -> list[ModelInfo]:
-    """Return the shipped models and those in the user's models folder.
+    """Return the shipped models, in the order of `TASKS`, and those in the user's models folder.
 
     Only headers are read. A broken file is left out with a logged warning; `broken_models` tells
     what is wrong with it.
@@ -118,7 +118,9 @@ def list_models() -> list[ModelInfo]:
             models.append(_info(path, shipped=shipped))
         except CheckpointError as error:
             log.warning("model left out: %s", error)
-    return models
+    # The first is what a widget shows before anything is chosen.
+    places = {task: place for place, task in enumerate(TASKS)}
+    return sorted(models, key=lambda m: places.get(m.task, len(TASKS)) if m.shipped else len(TASKS) + 1)
 
 
 def broken_models() -> list[tuple[Path, str]]:

@@ -306,6 +306,30 @@ def test_closed_between_two_layers(npe2pm, manifest, make_napari_viewer, models,
         assert names(viewer) == ["cat", "cat noise map", "cat noise", "cat background"]
 
 
+def test_a_result_that_cannot_be_added_costs_none_of_the_others(
+    viewer, open_widget, fake_restore, qtbot, cat, notices, monkeypatch
+):
+    from napari_dmgn.plugin import job
+
+    real, calls = job.add_layers, iter(range(9))
+
+    def failing(*args):
+        if next(calls) == 0:
+            raise RuntimeError("no texture left")
+        return real(*args)
+
+    monkeypatch.setattr(job, "add_layers", failing)
+    viewer.add_image(cat, rgb=True, name="cat")
+    widget = open_widget()
+    press(qtbot, widget.restore_button)
+    finish(qtbot)
+    assert len(names(viewer)) == 3  # the source, and two results of three
+    assert "Not all results of 'cat' could be added: " in widget.status.text()
+    ((severity, text),) = notices()
+    assert severity == "error"
+    assert "no texture left" in text
+
+
 def test_layer_deleted_during_the_run(viewer, open_widget, fake_restore, qtbot, cat, notices):
     layer = viewer.add_image(cat, rgb=True, name="cat", scale=(3, 4))
     widget = open_widget()

@@ -46,9 +46,22 @@ class Lock:
                     f"another run (process {pid or 'unknown'} on {host or 'an unknown host'}) writes these results; "
                     f"wait for it, or delete {str(self.path)!r} if it is no more"
                 ) from None
-            self.path.unlink(missing_ok=True)
-            self._make()  # fails where another one was faster
+            self._take_over(pid)
         return self
+
+    def _take_over(self, gone: int) -> None:
+        """Replace the lock of a process that is gone; of several that try, one does."""
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            self.path.rename(aside)
+            held = json.loads(aside.read_text(encoding="utf-8"))["pid"]
+            if held != gone:  # another one was faster: this is its own
+                aside.rename(self.path)
+                raise FileExistsError
+            aside.unlink()
+            self._make()
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BusyError("another run has just begun to write these results; wait for it") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

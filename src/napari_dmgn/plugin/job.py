@@ -44,6 +44,7 @@ class RestoreJob(QObject):
         self._outcome: Outcome = Cancelled()
         self._progress: cancelable_progress | None = None
         self._canceled = False
+        self.problem: Exception | None = None  # of the first result that could not be added
         self._adding = False
         self._layers: list[Layer] = []
 
@@ -99,17 +100,15 @@ class RestoreJob(QObject):
         self._add_next(viewer, list(layers))
 
     def _add_next(self, viewer: ViewerModel, left: list[NewLayer]) -> None:
-        more: list[NewLayer] = []
         try:
             self._layers += add_layers(viewer, left[:1])
-            more = left[1:]
-        except RuntimeError as error:  # Qt's, where the window was closed between two turns
-            logger.warning("results were not added: %s", error)
-        finally:  # no error may keep other runs from starting
-            if more:
-                QTimer.singleShot(0, lambda: self._add_next(viewer, more))
-            else:
-                self._end_adding()
+        except Exception as error:  # the next may do; where the window was closed between two turns none will
+            logger.warning("a result was not added: %s", error)
+            self.problem = self.problem or error
+        if left[1:]:
+            QTimer.singleShot(0, lambda: self._add_next(viewer, left[1:]))
+        else:
+            self._end_adding()
 
     def _end_adding(self) -> None:
         self._adding = False

@@ -399,6 +399,10 @@ class RestoreWidget(DockedWidget):
         if outcome.problem is not None:
             self.bar.say(text, details=outcome.problem.details)
             show_error(stopped_by(name, outcome))
+        elif job.problem is not None:
+            text = f"Not all results of '{name}' could be added: {explain(job.problem)}"
+            self.bar.say(text)
+            show_error(text)
         else:
             self._tell(text, text.partition("\n")[0])
 
