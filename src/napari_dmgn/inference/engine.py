@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_dmgn.inference import phases
-from napari_dmgn.inference.memory import is_out_of_memory, release
+from napari_dmgn.inference.memory import is_out_of_memory, release, words
 from napari_dmgn.inference.noise import noise_store
 from napari_dmgn.inference.planes import Collector, FloatArray, Pixels, Planes, Sink, Step
 from napari_dmgn.inference.plans import Plan, plan
@@ -134,7 +134,7 @@ def _try(work: Work) -> BaseException | None:
 def _smaller(job: Job, work: Work, error: BaseException) -> Work:
     """Go on in smaller pieces, or on the CPU; say so in a warning and in the report."""
     device, seen = job.plan.device, f"{work.what}"
-    message = (str(error).splitlines() or [""])[0] or type(error).__name__
+    message = words(error)
     release(error, device)
     less = work.smaller()
     if less is not None:

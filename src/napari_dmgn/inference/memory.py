@@ -7,7 +7,7 @@ import traceback
 
 import torch
 
-__all__ = ["is_out_of_memory", "release"]
+__all__ = ["is_out_of_memory", "release", "words"]
 
 # What allocators say that raise a plain RuntimeError: torch's on the CPU (Linux and macOS, Windows), MPS.
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory")
@@ -18,6 +18,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+def words(error: BaseException) -> str:
+    """Return an error's first line, or its kind where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def release(error: BaseException, device: str) -> None:

@@ -63,7 +63,7 @@ def in_pieces(
     MemoryError
         If the smallest piece does not fit.
     """
-    from napari_dmgn.inference.memory import release
+    from napari_dmgn.inference.memory import release, words
 
     size = config.working_size(*plan.shape)
     left, done, said, cuts = deque([window]), [], [], 0
@@ -73,7 +73,7 @@ def in_pieces(
             done += outcome
             left.popleft()
             continue
-        message = (str(failure).splitlines() or [""])[0] or type(failure).__name__
+        message = words(failure)
         release(failure, plan.device)
         text = f"out of memory on {plan.device} with windows of {_size(left[0])} pixels"
         smaller = [h for w in left for h in halved(w, size=size, halo=plan.halo, stride=config.stride)]
