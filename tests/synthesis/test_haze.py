@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from napari_dmgn.synthesis.degradation import Draw, Sources
-from napari_dmgn.synthesis.depth import random_depth
+from napari_dmgn.synthesis.depth import landscape_depth, random_depth
 from napari_dmgn.synthesis.haze import Haze, MetricHaze, beta_for, compose_haze
 
 
@@ -109,3 +109,36 @@ def test_depth_looks_the_same_at_every_size():
     a, b = random_depth(small, draw(7)), random_depth(large, draw(7))
     reduced = torch.nn.functional.interpolate(b, (60, 80), mode="area")
     torch.testing.assert_close(a, reduced, atol=0.05, rtol=0)
+
+
+def test_a_landscape_recedes_upwards_to_its_sky():
+    scene = torch.full((64, 3, 96, 128), 0.25)
+    scene[:, :, :32] = torch.tensor([0.55, 0.7, 0.95])[:, None, None]
+    depth = landscape_depth(scene, draw(8))
+    assert depth.shape == (64, 1, 96, 128)
+    assert 0 <= depth.min() <= depth.max() <= 1
+    far = depth[:, 0, :28].mean((1, 2)) > 0.9
+    assert 48 <= far.sum() < 64  # now and then a picture's sky is taken for a wall
+    middle, foot = depth[:, 0, 40:60].mean((1, 2)), depth[:, 0, -12:].mean((1, 2))
+    assert (middle > foot).sum() > 56
+    assert len(torch.unique(depth.mean((1, 2, 3)))) == 64
+
+
+def test_what_hangs_below_something_is_no_sky():
+    dark = torch.full((32, 3, 96, 128), 0.25)
+    covered = dark.clone()
+    covered[:, :, 20:50] = 0.95
+    sky = covered.clone()
+    sky[:, :, :20] = 0.95
+    low, high = (landscape_depth(x, draw(9))[:, 0, 25:45].mean() for x in (covered, sky))
+    assert high > low + 0.15
+
+
+def test_landscapes_are_a_share_of_the_drawn_depths():
+    scene = torch.full((100, 3, 32, 32), 0.1)
+    scene[:, :, :12] = 0.95
+    haze = MetricHaze(beta=(1, 1), near=(0.5, 0.5), far=(2, 2), airlight=(0.5, 0.5), tint=0, landscape=0.6, drifting=0)
+    transmission = 1 - haze(scene, state(10)).noise / 0.5
+    farthest = (transmission[:, 0, :8].flatten(1).mean(1) < math.exp(-1.9)).sum()
+    # 85 % of the landscapes have their sky at the farthest.
+    assert 35 <= farthest <= 70

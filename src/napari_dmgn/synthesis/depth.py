@@ -15,7 +15,7 @@ from torch import Tensor
 from napari_dmgn.synthesis.degradation import Draw
 from napari_dmgn.synthesis.fields import align, gaussian_blur, luminance, smooth_field, spread
 
-__all__ = ["random_depth"]
+__all__ = ["landscape_depth", "random_depth"]
 
 # Depth has no fine detail of its own: it is drawn on at most so many pixels a side, and gets the
 # picture's edges at full size.
@@ -40,12 +40,56 @@ def random_depth(images: Tensor, draw: Draw) -> Tensor:
         0 near, 1 far.
     """
     n, size = len(images), (images.shape[2], images.shape[3])
-    shrink = min(1.0, _LARGEST / max(size))
-    small = (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+    small = _reduced(size)
     kinds = torch.stack([_hills(n, small, draw), _ramp(n, small, draw), _planes(n, small, draw)])
     share = torch.softmax(3 * draw.normal((3, n, 1, 1, 1)), 0)
     depth = spread((share * kinds).sum(0))
 
+    return _aligned(depth, images, draw)
+
+
+def landscape_depth(images: Tensor, draw: Draw) -> Tensor:
+    """Draw a depth for each picture as an upright outdoor scene has it, after what the picture shows.
+
+    Ground recedes to a horizon; things of various widths stand on it, each as far as its foot; what is
+    bright or blue and smooth from the picture's upper border downwards is sky, which is farthest.
+
+    Parameters
+    ----------
+    images : (N, 3, H, W) float tensor in [0, 1]
+    draw : Draw
+
+    Returns
+    -------
+    (N, 1, H, W) float tensor in [0, 1]
+        0 near, 1 far.
+    """
+    n = len(images)
+    small = _reduced((images.shape[2], images.shape[3]))
+    y = torch.linspace(1, 0, small[0], device=images.device)[None, None, :, None]  # height: 0 is the lower border
+    x = torch.linspace(-0.5, 0.5, small[1], device=images.device)
+
+    horizon = draw.uniform((n, 1, 1, 1), 0.35, 1.1) + draw.uniform((n, 1, 1, 1), -0.15, 0.15) * x
+    # Depth of level ground is inverse to how far below the horizon it is seen; not all ground is level.
+    bend = draw.uniform((n, 1, 1, 1), 0.5, 0.97)
+    ground = (1 - bend) / (1 - bend * (y / horizon).clamp(max=1))
+    things = torch.where(y < _skyline(n, small[1], draw) * 1.2, _columns(n, small[1], draw), 1)
+    scene = torch.minimum(ground, things) ** draw.uniform((n, 1, 1, 1), 0.5, 1.2)
+    scene = torch.lerp(scene, _hills(n, small, draw), draw.uniform((n, 1, 1, 1), 0, 0.4))
+    scene = scene * draw.uniform((n, 1, 1, 1), 0.55, 1)  # the sky is often far behind all else
+
+    sky = _sky(F.interpolate(images, small, mode="area")) * draw.chance((n, 1, 1, 1), 0.85)
+    return _aligned(torch.lerp(scene, torch.ones_like(scene), sky), images, draw)
+
+
+def _reduced(size: tuple[int, int]) -> tuple[int, int]:
+    shrink = min(1.0, _LARGEST / max(size))
+    return (max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink)))
+
+
+def _aligned(depth: Tensor, images: Tensor, draw: Draw) -> Tensor:
+    """Move a small depth map's edges to the picture's, and enlarge it to the picture's size."""
+    n, small, size = len(images), (depth.shape[2], depth.shape[3]), (images.shape[2], images.shape[3])
     # A hard edge where the picture has none would be seen as part of the picture: never quite without.
     guide = luminance(images)
     reduced = F.interpolate(guide, small, mode="area")
@@ -55,6 +99,35 @@ def random_depth(images: Tensor, draw: Draw) -> Tensor:
     if small != size:
         maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     return (maps[:, :1] * guide + maps[:, 1:]).clamp(0, 1)
+
+
+def _sky(images: Tensor) -> Tensor:
+    """Return how much each pixel of (N, 3, H, W) images looks like sky, (N, 1, H, W) in [0, 1]."""
+    value = luminance(images)
+    blue = images[:, 2:] - images[:, :1]
+    # Bright, or bluer than red and not dark.
+    bright = torch.sigmoid(14 * (value + 1.2 * blue - 0.62)) * torch.sigmoid(20 * (images[:, 2:] - 0.3))
+    rough = F.max_pool2d(value, 3, 1, 1) + F.max_pool2d(-value, 3, 1, 1)
+    likely = bright * torch.sigmoid(25 * (0.16 - rough))
+    # Sky reaches the upper border: what is above a pixel is sky, too.
+    likely = F.avg_pool2d(F.pad(likely, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return torch.cummin(likely, dim=2).values
+
+
+def _skyline(n: int, width: int, draw: Draw) -> Tensor:
+    """Draw how high things reach over each column, (N, 1, 1, W) in [0, 1]."""
+    wide, narrow = (draw.uniform((n, 1, 1, cells), 0, 1) for cells in (4, 16))
+    share = draw.uniform((n, 1, 1, 1), 0, 1)
+    heights = [F.interpolate(v, (1, width), mode="nearest") for v in (wide, narrow)]
+    return torch.lerp(heights[0], heights[1], share)
+
+
+def _columns(n: int, width: int, draw: Draw) -> Tensor:
+    """Draw the depth of the thing that stands in each column, (N, 1, 1, W) in [0, 1]."""
+    wide, narrow = (draw.uniform((n, 1, 1, cells), 0.02, 1) for cells in (3, 11))
+    taken = F.interpolate(draw.chance((n, 1, 1, 11), 0.5).float(), (1, width), mode="nearest")
+    things = [F.interpolate(v, (1, width), mode="nearest") for v in (wide, narrow)]
+    return torch.where(taken > 0, things[1], things[0])
 
 
 def _hills(n: int, size: tuple[int, int], draw: Draw) -> Tensor:

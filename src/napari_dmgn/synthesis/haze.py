@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from napari_dmgn.synthesis.degradation import NO_SOURCES, Draw, Sources, TensorPair
-from napari_dmgn.synthesis.depth import random_depth
+from napari_dmgn.synthesis.depth import landscape_depth, random_depth
 from napari_dmgn.synthesis.fields import smooth_field
 
 __all__ = ["Haze", "MetricHaze", "beta_for", "compose_haze", "scene_depth"]
@@ -41,20 +41,31 @@ def compose_haze(background: Tensor, transmission: Tensor, airlight: Tensor) -> 
     )
 
 
-def scene_depth(background: Tensor, draw: Draw, sources: Sources, share: float) -> Tensor:
-    """Return the given depth for about a share of the images, a random one for the others.
+def scene_depth(background: Tensor, draw: Draw, sources: Sources, share: float, landscape: float = 0) -> Tensor:
+    """Return the given depth for about a share of the images, and a drawn one for the others.
+
+    Parameters
+    ----------
+    background : (N, 3, H, W) float tensor in [0, 1]
+    draw : Draw
+    sources : Sources
+    share : float
+        Of the images that get the given depth, if any is given.
+    landscape : float
+        Share of the drawn depths that are those of outdoor scenes; the others are random.
 
     Returns
     -------
     (N, 1, H, W) float tensor in [0, 1]
     """
+    shape = (len(background), 1, 1, 1)
     given = sources.depth_for(background)
-    if given is None:
-        return random_depth(background, draw)
-    if share >= 1:
+    if given is not None and share >= 1:
         return given
-    kept = draw.chance((len(background), 1, 1, 1), share)
-    return torch.where(kept, given, random_depth(background, draw))
+    depth = random_depth(background, draw)
+    if landscape:
+        depth = torch.where(draw.chance(shape, landscape), landscape_depth(background, draw), depth)
+    return depth if given is None else torch.where(draw.chance(shape, share), given, depth)
 
 
 def beta_for(depth: Tensor, transmission: Tensor) -> Tensor:
@@ -96,16 +107,20 @@ class Haze:
     """Largest deviation of the airlight's red and blue from its brightness; green lies about between."""
     real_depth: float = 1.0
     """Share of the images that get the given depth, if any is given."""
+    landscape: float = 0.0
+    """Share of the drawn depths that are those of outdoor scenes, which must be upright; the others are random."""
+    drifting: float = 0.3
+    """Share of the images with haze in drifts."""
 
     def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
         """Degrade (N, 3, H, W) images in [0, 1]."""
         n, draw = len(background), Draw(generator, background.device)
-        depth = scene_depth(background, draw, sources, self.real_depth)
+        depth = scene_depth(background, draw, sources, self.real_depth, self.landscape)
         nearest = draw.uniform((n, 1, 1, 1), 0.02, 0.5)  # there is air before the nearest thing, too
         depth = nearest + (1 - nearest) * depth
         wanted = draw.uniform((n,), *self.transmission)
         beta = self.strength * beta_for(depth, wanted)
-        return _haze(background, depth, beta, _airlight(n, self.airlight, self.tint, draw), draw)
+        return _haze(background, depth, beta, _airlight(n, self.airlight, self.tint, draw), self.drifting, draw)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +149,19 @@ class MetricHaze:
     """Largest deviation of the airlight's red and blue from its brightness; green lies about between."""
     real_depth: float = 1.0
     """Share of the images that get the given depth, if any is given."""
+    landscape: float = 0.0
+    """Share of the drawn depths that are those of outdoor scenes, which must be upright; the others are random."""
+    drifting: float = 0.3
+    """Share of the images with haze in drifts."""
 
     def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
         """Degrade (N, 3, H, W) images in [0, 1]."""
         n, draw = len(background), Draw(generator, background.device)
-        relative = scene_depth(background, draw, sources, self.real_depth)
+        relative = scene_depth(background, draw, sources, self.real_depth, self.landscape)
         near, far = draw.uniform((n, 1, 1, 1), *self.near), draw.uniform((n, 1, 1, 1), *self.far)
         beta = self.strength * draw.log_uniform((n,), *self.beta)
         airlight = _airlight(n, self.airlight, self.tint, draw)
-        return _haze(background, torch.lerp(near, far, relative), beta, airlight, draw)
+        return _haze(background, torch.lerp(near, far, relative), beta, airlight, self.drifting, draw)
 
 
 def _airlight(n: int, brightness: tuple[float, float], tint: float, draw: Draw) -> Tensor:
@@ -152,10 +171,11 @@ def _airlight(n: int, brightness: tuple[float, float], tint: float, draw: Draw) 
     return (draw.uniform((n, 1), *brightness) + torch.stack([red, green, blue], 1)).clamp(0.05, 1)
 
 
-def _haze(background: Tensor, depth: Tensor, beta: Tensor, airlight: Tensor, draw: Draw) -> TensorPair:
+def _haze(
+    background: Tensor, depth: Tensor, beta: Tensor, airlight: Tensor, drifting: float, draw: Draw
+) -> TensorPair:
     n = len(background)
-    # Three pictures in ten have haze in drifts.
-    drift = draw.chance((n, 1, 1, 1), 0.3) * draw.uniform((n, 1, 1, 1), 0, 0.7)
+    drift = draw.chance((n, 1, 1, 1), drifting) * draw.uniform((n, 1, 1, 1), 0, 0.7)
     thickness = 1 + drift * (2 * smooth_field(n, (depth.shape[2], depth.shape[3]), 4, draw) - 1)
     transmission = torch.exp(-beta[:, None, None, None] * depth * thickness)
     pair = compose_haze(background, transmission, airlight)

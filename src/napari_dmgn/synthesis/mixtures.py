@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from napari_dmgn.synthesis.degradation import Clean, Degradation, Mixture
 from napari_dmgn.synthesis.haze import Haze, MetricHaze
@@ -24,8 +25,10 @@ from napari_dmgn.synthesis.reflection import (
 
 __all__ = ["DEFAULT_WEIGHTS", "TASK_PARTS", "mixture", "validation_parts"]
 
-# Given depth maps are few: they are used for half of the images, the others get random ones.
+# Given depth maps are few: they are used for half of the images, the others get drawn ones.
 _REAL = 0.5
+# Haze is mostly seen outdoors, where the given maps are not from.
+_outdoors = partial(Haze, real_depth=0.2, landscape=0.6)
 
 TASK_PARTS: dict[str, dict[str, Callable[[], Degradation]]] = {
     "rain": {
@@ -36,16 +39,23 @@ TASK_PARTS: dict[str, dict[str, Callable[[], Degradation]]] = {
         "none": Clean,
     },
     "haze": {
-        "thin": lambda: Haze(transmission=(0.65, 0.95), real_depth=_REAL),
-        "medium": lambda: Haze(transmission=(0.4, 0.65), real_depth=_REAL),
-        "dense": lambda: Haze(transmission=(0.15, 0.4), real_depth=_REAL),
-        "coloured": lambda: Haze(transmission=(0.25, 0.9), airlight=(0.45, 0.95), tint=0.12, real_depth=_REAL),
+        "thin": lambda: _outdoors(transmission=(0.65, 0.95)),
+        "medium": lambda: _outdoors(transmission=(0.4, 0.65)),
+        "dense": lambda: _outdoors(transmission=(0.15, 0.4)),
+        "coloured": lambda: _outdoors(transmission=(0.25, 0.9), airlight=(0.45, 0.95), tint=0.12),
         "indoor": lambda: MetricHaze(real_depth=_REAL),
         "outdoor": lambda: MetricHaze(
-            beta=(0.04, 0.2), near=(0.5, 2.5), far=(4.0, 12.0), airlight=(0.8, 1.0), tint=0.0, real_depth=_REAL
+            beta=(0.04, 0.2),
+            near=(0.5, 2.5),
+            far=(4.0, 12.0),
+            airlight=(0.8, 1.0),
+            tint=0.0,
+            real_depth=0.1,
+            landscape=0.85,
+            drifting=0.1,
         ),
         "photo": lambda: PhotoEffects(
-            degrade=Haze(transmission=(0.25, 0.9), airlight=(0.5, 1.0), tint=0.06, real_depth=_REAL),
+            degrade=_outdoors(transmission=(0.25, 0.9), airlight=(0.5, 1.0), tint=0.06),
             noise=(2 / 255, 20 / 255),
             dim=0.3,
         ),
