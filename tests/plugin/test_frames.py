@@ -1,6 +1,7 @@
 """Stacks: frame by frame, stopped and resumed, lazy, and into a store."""
 
 import dataclasses
+import gc
 
 import numpy as np
 import pytest
@@ -243,11 +244,11 @@ def test_result_type_is_a_choice_and_clipped_pixels_are_counted(request_of, stac
 def test_a_core_is_left_to_the_gui(fake_restore, monkeypatch):
     import torch
 
-    from napari_dmgn.plugin import worker
+    from napari_dmgn.plugin import beside_gui
 
     seen = []
     before = torch.get_num_threads()
-    monkeypatch.setattr(worker.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(beside_gui.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     layer = Image(np.zeros((4, 5)), contrast_limits=(0, 1))
@@ -260,18 +261,37 @@ def test_a_core_is_left_to_the_gui(fake_restore, monkeypatch):
 def test_runs_that_overlap_give_the_cores_back(monkeypatch):
     import torch
 
-    from napari_dmgn.plugin import worker
+    from napari_dmgn.plugin import beside_gui as module
 
-    monkeypatch.setattr(worker.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
     threads = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    first, second = worker.spare_core(), worker.spare_core()
+    first, second = module.beside_gui(), module.beside_gui()
     with first:
         second.__enter__()  # the later run ends later
     assert threads[-1] == 3
     second.__exit__(None, None, None)
     assert threads[-1] == 4
+
+
+def test_full_collections_pass_over_what_was_there_before_a_run(request_of, stack):
+    """Such a sweep would hold up the GUI; after the run all is collected as before it."""
+    before = gc.get_freeze_count()
+    events = run(request_of(stack), bool)
+    next(events)
+    assert gc.get_freeze_count() > before + 10_000
+    events.close()
+    assert gc.get_freeze_count() == before
+
+
+def test_what_others_froze_stays_frozen(request_of, stack):
+    gc.freeze()
+    try:
+        outcome_of(run(request_of(stack), bool))
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_model_is_let_go_where_the_user_wants_it(request_of, stack):

@@ -820,8 +820,8 @@ def test_measure_button_tells_how_long_it_will_take(viewer, qtbot, tiny_checkpoi
     assert "not known yet" in widget.bar.estimate.text()
     assert widget.bar.measure_button.isVisibleTo(widget)
     spared = []
-    real = restore_widget.spare_core
-    monkeypatch.setattr(restore_widget, "spare_core", lambda: spared.append("core") or real())
+    real = restore_widget.beside_gui
+    monkeypatch.setattr(restore_widget, "beside_gui", lambda: spared.append("core") or real())
     press(qtbot, widget.bar.measure_button)
     assert not widget.restore_button.isEnabled()
     assert not widget.resume_button.isEnabled()

@@ -16,16 +16,16 @@ from napari_dmgn.plugin.worker import Cancelled, Failed, Request, Restored, expl
 
 EARLY = """
 import sys, threading
-from napari_dmgn.plugin import worker
+from napari_dmgn.plugin import beside_gui
 print("torch" in sys.modules)
 for _ in range(2):  # the second call finds the first one's thread
-    worker.load_early()
-started = [thread for thread in threading.enumerate() if thread.name == worker._EARLY]
+    beside_gui.load_early()
+started = [thread for thread in threading.enumerate() if thread.name == beside_gui._EARLY]
 print(len(started))
 for thread in started:
     thread.join()
-worker.load_early()
-print("torch" in sys.modules, len([t for t in threading.enumerate() if t.name == worker._EARLY]))
+beside_gui.load_early()
+print("torch" in sys.modules, len([t for t in threading.enumerate() if t.name == beside_gui._EARLY]))
 """
 
 

@@ -13,11 +13,12 @@ from napari.viewer import Viewer
 
 from napari_dmgn import zoo
 from napari_dmgn.plugin import likeness, saving
+from napari_dmgn.plugin.beside_gui import load_early
 from napari_dmgn.plugin.job import BUSY, RestoreJob
 from napari_dmgn.plugin.preferences import preferences
 from napari_dmgn.plugin.source import capture, placement, why_not
 from napari_dmgn.plugin.summary import failure, stopped_by
-from napari_dmgn.plugin.worker import Failed, Outcome, Request, Restored, load_early
+from napari_dmgn.plugin.worker import Failed, Outcome, Request, Restored
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

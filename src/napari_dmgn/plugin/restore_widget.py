@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QDockWidget, QVBoxLayout
 
 from napari_dmgn import zoo
 from napari_dmgn.plugin import estimate, likeness, recipe
+from napari_dmgn.plugin.beside_gui import beside_gui, load_early
 from napari_dmgn.plugin.form import DockedWidget, FormArea, refill
 from napari_dmgn.plugin.job import BUSY, RestoreJob
 from napari_dmgn.plugin.models import models_problem
@@ -32,9 +33,7 @@ from napari_dmgn.plugin.worker import (
     Restored,
     Unfinished,
     explain,
-    load_early,
     seconds_left,
-    spare_core,
 )
 
 if TYPE_CHECKING:
@@ -462,7 +461,7 @@ class RestoreWidget(DockedWidget):
 def _measure(model: Path, device: str, precision: str) -> str | None:
     """Measure as runs are made; an exception stays in its thread and comes back as a sentence."""
     try:
-        with spare_core():
+        with beside_gui():
             estimate.measure(model, device, precision)
     except Exception as error:
         return f"Could not measure: {explain(error)}"

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
-import importlib.util
 import logging
-import os
-import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -21,6 +16,7 @@ import numpy as np
 
 from napari_dmgn import api, zoo
 from napari_dmgn.plugin import conservation, estimate, likeness
+from napari_dmgn.plugin.beside_gui import beside_gui
 from napari_dmgn.plugin.results import DEFAULT_OUTPUTS, NewLayer, result_layers
 from napari_dmgn.plugin.source import Source, frame_groups
 from napari_dmgn.plugin.volumes import MemoryVolume, StoreVolume, Volume
@@ -40,15 +36,10 @@ __all__ = [
     "Restored",
     "Unfinished",
     "explain",
-    "load_early",
     "run",
-    "spare_core",
 ]
 
 logger = logging.getLogger(__name__)
-
-_EARLY = "napari-dmgn loads torch"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -136,7 +127,7 @@ def run(request: Request, is_canceled: Callable[[], bool], volume: Volume | None
     volume : of an earlier run that was stopped; its frames are not done again
     """
     try:
-        with spare_core():
+        with beside_gui():
             return (yield from _restore(request, is_canceled, volume))
     except Exception as error:
         return _failed(request, error)
@@ -347,77 +338,6 @@ def _provenance(request: Request, volume: Volume) -> dict[str, Any]:
         "conservation": conservation.conservation(balances, high - low),
     }
     return record
-
-
-class _SpareCore:
-    """Torch's number of threads is the process's: the last of several runs gives back what the first one found."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._runs = 0
-        self._before = 1
-
-    def __enter__(self) -> None:
-        _load_library()
-        import torch
-
-        with self._lock:
-            if self._runs == 0:
-                self._before = torch.get_num_threads()
-            self._runs += 1
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            if self._before >= cores > 1:
-                torch.set_num_threads(cores - 1)
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        with self._lock:
-            self._runs -= 1
-            if self._runs == 0:
-                torch.set_num_threads(self._before)
-
-
-_spare_core = _SpareCore()
-
-
-def spare_core() -> contextlib.AbstractContextManager[None]:
-    """Leave a core to the GUI's thread while torch computes, in any number of runs at once."""
-    return _spare_core
-
-
-def load_early() -> None:
-    """Load torch in a thread of its own, while the user still looks at the widget.
-
-    What torch does in Python's lock holds the GUI up for an eighth of a second: better now than in a run.
-    """
-    if "torch" not in sys.modules and not any(thread.name == _EARLY for thread in threading.enumerate()):
-        # No daemon: the interpreter waits for it, and does not end in the middle of an import.
-        threading.Thread(target=_import_torch, name=_EARLY).start()
-
-
-def _import_torch() -> None:
-    with contextlib.suppress(ImportError, OSError):  # the run that needs it says why
-        _load_library()
-        import torch  # noqa: F401
-
-
-def _load_library() -> None:
-    """Load torch's largest library without Python's lock, where that is known to work.
-
-    `import torch` holds the lock for an eighth of a second while the library is loaded, and the GUI with it;
-    a foreign function, as dlopen is one, is called without.
-    """
-    if "torch" in sys.modules or sys.platform != "linux":
-        return
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return
-    dlopen = ctypes.CDLL(None).dlopen
-    dlopen.argtypes, dlopen.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_void_p
-    # In torch's own order, and as torch loads them. Where that fails torch's import says why.
-    for name, mode in (("libtorch_global_deps.so", os.RTLD_GLOBAL), ("libtorch_cpu.so", os.RTLD_LOCAL)):
-        dlopen(os.fsencode(Path(spec.origin).parent / "lib" / name), os.RTLD_NOW | mode)
 
 
 def explain(error: Exception) -> str:
