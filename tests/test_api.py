@@ -81,9 +81,7 @@ class StandIn:
 
     def part(self, planes, rows, masks):
         size = [-(-n // 2) for n in planes.shape[2:]]
-        mask = inference.Mask(
-            rows=(0, size[0]), columns=(0, size[1]), size=tuple(size), values=planes[:, 0, ::2, ::2]
-        )
+        mask = inference.Mask(rows=(0, size[0]), columns=(0, size[1]), size=tuple(size), values=planes[:, 0, ::2, ::2])
         own = planes[:, :, slice(*rows)]
         answer = self.change(own)
         return inference.Part(

@@ -519,7 +519,6 @@ def test_benchmark_of_several_cases_measures_each_by_itself(model, capsys):
     assert "device 'cuda:99' is not there" in bad
 
 
-
 def test_demo_writes_pictures_a_sheet_and_true_numbers(model, out, capsys):
     from napari_dmgn.samples import sample_names
 

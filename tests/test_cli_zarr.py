@@ -407,9 +407,7 @@ def test_wrong_arguments_are_one_line_and_write_nothing(kind, tmp_path, model, c
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_model_or_device_that_cannot_run_here_is_told_before_anything_is_written(
-    tmp_path, tiny_checkpoint, capsys
-):
+def test_a_model_or_device_that_cannot_run_here_is_told_before_anything_is_written(tmp_path, tiny_checkpoint, capsys):
     source = store(tmp_path / "big.ome.zarr", noise((20, 20)), "YX")
     broken = tmp_path / "broken.safetensors"
     content = bytearray(tiny_checkpoint.read_bytes())

@@ -59,9 +59,7 @@ def test_unknown_name_is_an_attribute_error():
 
 
 def test_import_loads_nothing_heavy():
-    assert loaded_after("import napari_dmgn").isdisjoint(
-        HEAVY | {"numpy", "skimage", "PIL", "tifffile", "dask"}
-    )
+    assert loaded_after("import napari_dmgn").isdisjoint(HEAVY | {"numpy", "skimage", "PIL", "tifffile", "dask"})
 
 
 def test_listing_models_needs_no_torch():

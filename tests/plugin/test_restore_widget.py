@@ -754,9 +754,7 @@ def test_estimate_of_a_part_tells_of_the_whole(viewer, open_widget, monkeypatch)
         assert f"{whole}{memory} MiB." in text
 
 
-def test_masks_do_not_hide_what_came_of_the_run(
-    make_napari_viewer, npe2pm, manifest, models, fake_restore, qtbot, cat
-):
+def test_masks_do_not_hide_what_came_of_the_run(make_napari_viewer, npe2pm, manifest, models, fake_restore, qtbot, cat):
     npe2pm.register(manifest)
     viewer = make_napari_viewer(show=True)
     viewer.add_image(cat, rgb=True, name="cat")
@@ -833,9 +831,7 @@ def test_measure_button_tells_how_long_it_will_take(viewer, qtbot, tiny_checkpoi
     assert spared == ["core"]
 
 
-def test_advanced_settings_reach_the_run(
-    viewer, open_widget, models, fake_restore, qtbot, tmp_path, monkeypatch, cat
-):
+def test_advanced_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot, tmp_path, monkeypatch, cat):
     from qtpy.QtWidgets import QFileDialog
 
     from napari_dmgn import zoo

@@ -99,9 +99,7 @@ def test_masks(viewer, models, fake_restore, qtbot, cat):
     restored(viewer, qtbot, cat, **PLACED)
     widget = masks_widget(viewer)  # opened by itself
     assert widget.layer_box.currentText() == "cat background"
-    assert [widget.list.item(i).text() for i in range(widget.list.count())] == [
-        "Background 1: 50% pass, yellow is 50%"
-    ]
+    assert [widget.list.item(i).text() for i in range(widget.list.count())] == ["Background 1: 50% pass, yellow is 50%"]
     widget.list.setCurrentRow(0)
     mask, source = viewer.layers["cat mask: Background 1 (0–50%)"], viewer.layers["cat"]
     assert mask.contrast_limits == [0, 0.5]

@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="timed runs (default: 5)")
     add_model_options(parser)
-    several = parser.add_argument_group(
-        "several cases", "every combination is measured, each in a process of its own"
-    )
+    several = parser.add_argument_group("several cases", "every combination is measured, each in a process of its own")
     several.add_argument("--models", nargs="+", metavar="NAME|PATH", help="in place of --model")
     several.add_argument("--devices", nargs="+", metavar="DEVICE", help="in place of --device")
     several.add_argument("--precisions", nargs="+", choices=("bf16", "float32"), help="in place of --precision")

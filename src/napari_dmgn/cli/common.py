@@ -41,13 +41,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=TASKS, help="what to remove (default: what --model was trained for, else rain)"
     )
-    parser.add_argument(
-        "--model", metavar="NAME|PATH", help="a model's name or file (default: the task's own)"
-    )
+    parser.add_argument("--model", metavar="NAME|PATH", help="a model's name or file (default: the task's own)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument(
-        "--precision", choices=("auto", "bf16", "float32"), default="auto", help="default: auto"
-    )
+    parser.add_argument("--precision", choices=("auto", "bf16", "float32"), default="auto", help="default: auto")
     parser.add_argument(
         "--tile", type=tile, default="auto", metavar="auto|none|N",
         help="side of the square windows in pixels; none: the whole image at once (default: auto)",

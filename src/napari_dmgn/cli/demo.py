@@ -88,9 +88,7 @@ def _one(name: str, strength: str, args: argparse.Namespace) -> tuple[dict[str, 
 
 def _mean(results: list[dict[str, Any]], strength: str) -> dict[str, Any]:
     chosen = [result for result in results if result["rain"] == strength]
-    numbers = {
-        key: float(np.mean([result[key] for result in chosen])) for key in ("psnr_input", "psnr_output")
-    }
+    numbers = {key: float(np.mean([result[key] for result in chosen])) for key in ("psnr_input", "psnr_output")}
     return {"picture": "mean", "rain": strength} | numbers
 
 

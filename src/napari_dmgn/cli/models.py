@@ -23,13 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=size, default=(256, 256), metavar="WIDTHxHEIGHT",
         help="image that the multiplications are counted for (default: 256x256)",
     )  # fmt: skip
-    info.add_argument(
-        "--measure", action="store_true", help="measure the receptive field too, by gradients (seconds)"
-    )
+    info.add_argument("--measure", action="store_true", help="measure the receptive field too, by gradients (seconds)")
     info.set_defaults(action=_info)
-    verify = actions.add_parser(
-        "verify", help="load models strictly and show their checksums", allow_abbrev=False
-    )
+    verify = actions.add_parser("verify", help="load models strictly and show their checksums", allow_abbrev=False)
     verify.add_argument("models", metavar="NAME|PATH", nargs="*", help="default: every installed model")
     verify.set_defaults(action=_verify)
     official = actions.add_parser(
@@ -127,9 +123,7 @@ def _verify(args: argparse.Namespace) -> int:
         models, broken = [find_model(name) for name in args.models], []
     else:
         models, broken = list_models(), broken_models()
-    reports: list[dict[str, Any]] = [
-        {"path": path, "ok": False, "error": message} for path, message in broken
-    ]
+    reports: list[dict[str, Any]] = [{"path": path, "ok": False, "error": message} for path, message in broken]
     for model in models:
         report: dict[str, Any] = {"path": model.path, "name": model.name, "sha256": model.sha256}
         try:

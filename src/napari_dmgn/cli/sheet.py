@@ -26,9 +26,7 @@ def write_sheet(path: Path, rows: Sequence[Row], columns: Sequence[str] = COLUMN
     """Write the rows as one PNG, under the columns' titles."""
     from PIL import Image, ImageDraw, ImageFont
 
-    heights = [
-        max(1, round(_CELL_WIDTH * row.pictures[0].shape[0] / row.pictures[0].shape[1])) for row in rows
-    ]
+    heights = [max(1, round(_CELL_WIDTH * row.pictures[0].shape[0] / row.pictures[0].shape[1])) for row in rows]
     width = _GAP + len(columns) * (_CELL_WIDTH + _GAP)
     height = _TEXT_HEIGHT + sum(cell + _TEXT_HEIGHT + _GAP for cell in heights) + _GAP
     sheet = Image.new("RGB", (width, height), _PAPER)

@@ -125,18 +125,14 @@ def result_path(folder: Path, source: Path, part: str) -> Path:
     return folder / f"{stem}_{part}{suffix}"
 
 
-def check_results(
-    results: Iterable[tuple[Path, Iterable[Path]]], *, inputs: Iterable[Path], overwrite: bool
-) -> None:
+def check_results(results: Iterable[tuple[Path, Iterable[Path]]], *, inputs: Iterable[Path], overwrite: bool) -> None:
     """Refuse, before any work, results that would meet each other, an input, or an existing file."""
     sources = {path.resolve() for path in inputs}
     owner: dict[Path, Path] = {}
     for source, targets in results:
         for target in targets:
             if target in owner:
-                raise UsageError(
-                    f"{str(owner[target])!r} and {str(source)!r} would both be written to {target}"
-                )
+                raise UsageError(f"{str(owner[target])!r} and {str(source)!r} would both be written to {target}")
             owner[target] = source
             if target.resolve() in sources:
                 raise UsageError(f"the result {str(target)!r} would replace an input")

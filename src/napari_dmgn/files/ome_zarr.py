@@ -84,9 +84,7 @@ def _broken(path: Path, error: Exception) -> ValueError:
     return ValueError(f"cannot read {str(path)!r}: its OME-Zarr metadata are broken ({reason})")
 
 
-def _opened(
-    stored: Any, ome: Mapping[str, Any], image: Mapping[str, Any], level: int, rgb: bool | None
-) -> ImageFile:
+def _opened(stored: Any, ome: Mapping[str, Any], image: Mapping[str, Any], level: int, rgb: bool | None) -> ImageFile:
     """Describe a level that was found."""
     axes = _axes(image, stored.ndim)
     letters = "".join(axes)

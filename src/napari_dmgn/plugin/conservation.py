@@ -12,6 +12,7 @@ __all__ = ["balance", "conservation", "residual", "sentence"]
 
 _BLOCK = 1 << 20  # pixels
 
+
 def residual(image: NDArray[Any], background: NDArray[Any], noise: NDArray[Any], *, rgb: bool) -> NDArray[np.float32]:
     """Subtract background and noise from the input; the mean over colours, NaN and infinities as 0.
 

@@ -68,9 +68,7 @@ def add_restoration(
     arrays = {name: getattr(restoration, name) for name in outputs if name != "residual"}
     if "residual" in outputs:
         image = source.read(range(source.frames)).reshape(source.shape)
-        arrays["residual"] = conservation.residual(
-            image, restoration.background, restoration.noise, rgb=source.rgb
-        )
+        arrays["residual"] = conservation.residual(image, restoration.background, restoration.noise, rgb=source.rgb)
     return add_layers(viewer, result_layers(source, arrays, restoration.provenance, restoration.masks))
 
 

@@ -41,6 +41,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A run, complete: nothing is asked of a widget or a layer once it has started.

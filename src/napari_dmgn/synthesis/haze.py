@@ -171,9 +171,7 @@ def _airlight(n: int, brightness: tuple[float, float], tint: float, draw: Draw) 
     return (draw.uniform((n, 1), *brightness) + torch.stack([red, green, blue], 1)).clamp(0.05, 1)
 
 
-def _haze(
-    background: Tensor, depth: Tensor, beta: Tensor, airlight: Tensor, drifting: float, draw: Draw
-) -> TensorPair:
+def _haze(background: Tensor, depth: Tensor, beta: Tensor, airlight: Tensor, drifting: float, draw: Draw) -> TensorPair:
     n = len(background)
     drift = draw.chance((n, 1, 1, 1), drifting) * draw.uniform((n, 1, 1, 1), 0, 0.7)
     thickness = 1 + drift * (2 * smooth_field(n, (depth.shape[2], depth.shape[3]), 4, draw) - 1)

@@ -265,9 +265,7 @@ class TrainConfig:
 
     def extras(self, depth: PicturePool | None = None) -> Extras:
         """Return what the batches' crops become pairs with."""
-        return Extras(
-            degrade=self.mixture(), task=self.task, depth=depth, rescale=self.rescale, upright=self.upright
-        )
+        return Extras(degrade=self.mixture(), task=self.task, depth=depth, rescale=self.rescale, upright=self.upright)
 
     def mixture(self) -> Any:
         """Return the degradation that the pairs are made with."""
