@@ -147,6 +147,16 @@ def test_a_folder_that_holds_its_own_results_is_done_once(folder, model, capsys)
     assert sorted(folder.iterdir()) == before
 
 
+def test_a_folder_that_holds_its_own_masks_is_done_once(folder, model, capsys):
+    (folder / "other_mask_1.tif").write_bytes((folder / "a.tif").read_bytes())  # of no image here
+    arguments = ["restore", str(folder), "-o", str(folder), "--masks", *model]
+    assert main(arguments) == 0
+    assert list(folder.glob("a_mask_*.tif"))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.endswith("3 images: 0 restored, 3 skipped, 0 failed\n")
+
+
 def test_one_bad_file_is_told_last_and_the_others_are_restored(folder, model, tmp_path, capsys):
     (folder / "aa.png").write_text("no picture")
     (folder / "day1" / "a.png").write_bytes(b"")

@@ -354,6 +354,12 @@ class Wrong:
         return [path, "-o", tmp_path / "out", "--level", "1"], "--level is for OME-Zarr images"
 
     @staticmethod
+    def level_of_a_picture_into_a_store(_, tmp_path):
+        path = tmp_path / "a.png"
+        write_image(path, np.zeros((8, 8), np.uint8))
+        return [path, "-o", tmp_path / "out.ome.zarr", "--level", "1"], "has one resolution"
+
+    @staticmethod
     def masks(source, tmp_path):
         return [source, "-o", tmp_path / "out", "--masks"], "OME-Zarr results have no masks"
 

@@ -182,6 +182,7 @@ def new_model(
         network = DMGN(config)
     card: dict[str, Any] = {
         "name": output.stem,
+        "untrained": True,
         "training": f"none: random weights of seed {seed}, for a training to start from",
     }
     if weights is not None:

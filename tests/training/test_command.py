@@ -30,7 +30,7 @@ def quick(tmp_path):
     return write
 
 
-def test_a_model_to_start_from_is_not_trained_as_random_weights_are(tiny_checkpoint, quick):
+def test_a_model_to_start_from_is_not_trained_as_random_weights_are(tiny_checkpoint, quick, tmp_path):
     start, plain = ["--start", tiny_checkpoint, "--data", "x"], TrainConfig()
 
     def told(*words):
@@ -41,6 +41,10 @@ def test_a_model_to_start_from_is_not_trained_as_random_weights_are(tiny_checkpo
     assert (gentle, narrow) < (plain.learning_rate, plain.charbonnier)
     assert told("--data", "x") == (plain.learning_rate, plain.charbonnier)
     assert told(*start) == told(quick("plain"), *start) == (gentle, narrow)
+    untrained = tmp_path / "new.safetensors"
+    assert main(["models", "new", "--preset", "compact", "-o", str(untrained)]) == 0
+    new = ("--start", untrained, "--data", "x")
+    assert told(*new) == (plain.learning_rate, plain.charbonnier)
     assert told(*start, "--rate", "2e-3") == (2e-3, narrow)
     assert told(quick("rate", "learning_rate = 1e-3\n"), *start) == (1e-3, narrow)
     assert told(quick("wide", "charbonnier = [0.2, 0.01]\n"), *start) == (gentle, (0.2, 0.01))

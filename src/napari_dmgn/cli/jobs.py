@@ -2,7 +2,7 @@
 
 import argparse
 import glob
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ from napari_dmgn.images import saturate, unit_to_dtype
 from napari_dmgn.lazy import Cluster, Destination, Here, Input, StoreRun
 from napari_dmgn.zoo import load_model
 
-__all__ = ["Job", "Report", "StoreJob", "job_of"]
+__all__ = ["Job", "Report", "StoreJob", "job_of", "made_by"]
 
 PARTS = ("background", "noise", "noise_map")
+_MASK = "_mask_"  # between an image's name and that of a cell
 
 Report = dict[str, Any]
 
@@ -51,8 +52,8 @@ class Job:
                 return path.name
         if self.args.masks:
             folder, stem = self.results["background"].parent, _stem(self.results)
-            if not any(folder.glob(f"{glob.escape(stem)}_mask_*.tif")):
-                return f"{stem}_mask_*.tif"
+            if not any(folder.glob(f"{glob.escape(stem)}{_MASK}*.tif")):
+                return f"{stem}{_MASK}*.tif"
         return None
 
     def read(self) -> Any:
@@ -149,6 +150,8 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
             raise UsageError("--masks is for results in files; OME-Zarr results have no masks")
         if args.series is not None:
             raise UsageError("--series is for TIFF images whose results are files, not OME-Zarr")
+        if args.level and not is_store(source.path):
+            raise UsageError(f"--level is for OME-Zarr images; {str(source.path)!r} has one resolution")
         return StoreJob(source=source.path, results=results, args=args)
     for name in ("level", "scheduler"):
         if getattr(args, name):
@@ -156,6 +159,27 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
     if results["background"].suffix.lower() == ".png" and args.dtype == "float32":
         raise UsageError(f"PNG holds no {args.dtype}, which --dtype asks for the results of {str(source.path)!r}")
     return Job(source=source.path, results=results, args=args)
+
+
+def made_by(jobs: Iterable[Job]) -> Callable[[Path], bool]:
+    """Return what tells whether a file is, or would be, a result of any job."""
+    results: set[Path] = set()
+    with_masks: set[Path] = set()
+    for job in jobs:
+        results.update(path.absolute() for path in job.results.values())
+        if stem := _stem(job.results):  # parts of one OME-Zarr image have none, and no masks
+            with_masks.add(job.results["background"].absolute().with_name(stem))
+
+    def made(path: Path) -> bool:
+        path = path.absolute()
+        if path in results:
+            return True
+        # Which masks there are, only the network knows.
+        pieces = path.name.split(_MASK)
+        stems = (_MASK.join(pieces[:end]) for end in range(1, len(pieces)))
+        return path.suffix == ".tif" and any(path.with_name(stem) in with_masks for stem in stems if stem)
+
+    return made
 
 
 def _check_collection(source: Path, output: Path, args: argparse.Namespace) -> None:
@@ -187,7 +211,7 @@ def _arrays(restoration: Restoration) -> Iterator[tuple[str, np.ndarray]]:
 def _mask_paths(restoration: Restoration, paths: dict[str, Path]) -> dict[str, Path]:
     path, stem = paths["background"], _stem(paths)
     names = restoration.masks or {}
-    return {f"mask_{name}": path.with_name(f"{stem}_mask_{name.replace('/', '-')}.tif") for name in names}
+    return {f"mask_{name}": path.with_name(f"{stem}{_MASK}{name.replace('/', '-')}.tif") for name in names}
 
 
 def _stem(paths: dict[str, Path]) -> str:

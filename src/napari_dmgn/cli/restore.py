@@ -14,7 +14,7 @@ from napari_dmgn.cli.common import (
     task_of,
     whole,
 )
-from napari_dmgn.cli.jobs import Job, Report, job_of
+from napari_dmgn.cli.jobs import Job, Report, job_of, made_by
 from napari_dmgn.cli.sources import check_results, find_sources
 from napari_dmgn.lazy import overlapped
 
@@ -108,9 +108,9 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
         raise UsageError(f"{str(args.output)!r} holds the results of one image; got {len(sources)}: name a folder")
     jobs = {source: job_of(source, args) for source in sources}
     # A folder that holds its own results is restored again without them.
-    made = {path.absolute(): job.source for job in jobs.values() for path in job.results.values()}
+    made = made_by(jobs.values())
     for source in sources:
-        if source.found and made.get(source.path.absolute(), source.path) != source.path:
+        if source.found and made(source.path):
             del jobs[source]
     check_results(
         ((job.source, job.results.values()) for job in jobs.values()),

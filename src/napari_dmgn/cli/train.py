@@ -93,7 +93,9 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
         raise UsageError(_nothing(args))
     if args.start and not args.task and "task" not in stated:
         changes["task"] = zoo.find_model(args.start).task
-    changes |= fine_tuning_settings(given, started=given.get("start") is not None, saved=saved)
+    start = given.get("start")
+    trained = start is not None and not zoo.find_model(start).card.get("untrained")
+    changes |= fine_tuning_settings(given, started=trained, saved=saved)
     if args.config is not None:
         return TrainConfig.from_file(args.config, **changes)
     if args.start:

@@ -22,7 +22,7 @@ def fine_tuning_settings(
     stated : mapping
         What the user states.
     started : bool
-        Whether the training starts from a model; without one there are none.
+        Whether the training starts from a trained model; without one there are none.
     saved : mapping or None
         Settings of the run that is resumed: they stay what they were.
     """
