@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from napari_dmgn import api, inference, iter_restore, restore
-from napari_dmgn.api import iter_restore_into
+from napari_dmgn import inference, iter_restore, restore, zoo
+from napari_dmgn.api import iter_restore_into, job
 from napari_dmgn.checkpoint import CheckpointError
 from napari_dmgn.inference import plans
 
@@ -99,7 +99,7 @@ class StandIn:
 def network(monkeypatch):
     stand_in = StandIn()
     monkeypatch.setattr(inference, "iter_infer", stand_in)
-    monkeypatch.setattr(api, "_BATCH_PIXELS", 1)  # frame by frame
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 1)  # frame by frame
     return stand_in
 
 
@@ -156,13 +156,13 @@ def test_there_is_no_float_copy_of_the_stack(network):
 
 def test_small_frames_pass_together(network, monkeypatch):
     image = sample((7, 6, 8), "u2")
-    monkeypatch.setattr(api, "_BATCH_PIXELS", 3 * 6 * 8 + 1)
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 3 * 6 * 8 + 1)
     network.change = lambda planes: planes / 2
     events = list(iter_restore(image, model=network.model))
     assert len(network.settings) == 3  # 3 + 3 + 1 frames
     assert [event.frame for event in events] == [0, 0, 0, 3, 3, 3, 6, 6, 6, 6]
     together = events[-1].restoration
-    monkeypatch.setattr(api, "_BATCH_PIXELS", 1)
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 1)
     alone = restore(image, model=network.model)
     for name in ("background", "noise", "noise_map", "coarse"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
@@ -368,7 +368,7 @@ def test_a_stack_is_restored_as_its_frames_are(tiny_checkpoint, dtype):
 
 
 def test_a_loaded_model_and_its_file_give_the_same(tiny_checkpoint, rainy):
-    model = api.zoo.load_model(tiny_checkpoint)
+    model = zoo.load_model(tiny_checkpoint)
     first, second = (restore(rainy, model=m, precision="float32") for m in (model, tiny_checkpoint))
     np.testing.assert_array_equal(first.background, second.background)
     assert first.provenance["sha256"] == second.provenance["sha256"] == model.metadata.sha256

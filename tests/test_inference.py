@@ -103,6 +103,8 @@ def seeded(config):
         for part in (network.background_branch, network.noise_branch, network.refiner):
             if part is not None:
                 torch.nn.init.normal_(part.out.weight, std=0.1)
+                if part.gain is not None:
+                    torch.nn.init.normal_(part.gain.weight, std=0.5)
         for layer in (network.channel_attention.squeeze, network.channel_attention.excite):
             layer.weight.data.mul_(4)  # the image's averages count
     return wrap(network)

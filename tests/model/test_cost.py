@@ -14,7 +14,14 @@ from napari_dmgn.model.network import DMGN
 VARIANTS = {
     **PRESETS,
     **{f"compact, {name}": NetworkConfig(**changes) for name, changes in ABLATIONS.items()},
-    "narrowed": NetworkConfig(width=24, branch_widths=(16, 20, 24), skip="concat", head_levels=4, trunk_stride=2),
+    "narrowed": NetworkConfig(
+        width=24,
+        branch_widths=(16, 20, 24),
+        skip="concat",
+        head_levels=4,
+        trunk_stride=2,
+        background_gain=True,
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from napari_dmgn.model.blocks import DeepMaskingCell
 from napari_dmgn.model.config import ABLATIONS, PRESETS, NetworkConfig
 from napari_dmgn.model.cost import cost
 from napari_dmgn.model.measure import measured_radius
-from napari_dmgn.model.network import DMGN
+from napari_dmgn.model.network import DMGN, with_gain
 from napari_dmgn.model.reach import receptive_radius
 from napari_dmgn.model.vgg import HypercolumnHead
 
@@ -40,6 +40,8 @@ def build(config: NetworkConfig, seed: int = 1) -> DMGN:
         for part in (network.background_branch, network.noise_branch, network.refiner):
             if part is not None:
                 torch.nn.init.normal_(part.out.weight, std=0.05)
+                if part.gain is not None:
+                    torch.nn.init.normal_(part.gain.weight, std=0.5)
     return network
 
 
@@ -67,7 +69,7 @@ def variants(tiny_config):
         {},
         {"trunk_stride": 1, "skip": "concat", "refine_kernel": 3, "attention_convolutions": 2},
         {"trunk_stride": 4, "head_levels": 4, "branch_widths": (12,), "mask_reduction": 1},
-        {"head_levels": 1, "branch_widths": (8, 8, 12)},
+        {"head_levels": 1, "branch_widths": (8, 8, 12), "background_gain": True},
         # A map that sees farther than the refining phase's source.
         {"trunk_stride": 1, "attention_convolutions": 4, "refine_dilations": (1,)},
     ]
@@ -120,6 +122,34 @@ def test_each_variant_of_table_one_is_the_paper_without_what_it_lacks(variant, t
     with torch.no_grad():
         alone = network(image[1:]).background
     torch.testing.assert_close(out.background[1:], alone, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_gains_multiply_what_the_noise_leaves(tiny_config):
+    """Without residuals, a gain of K everywhere is B = I + K (I - R), and so for B_coarse."""
+    network = build(replace(tiny_config, background_gain=True)).eval()
+    for part, gain in ((network.background_branch, 0.5), (network.refiner, 2.0)):
+        for layer in (part.out, part.gain):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        part.gain.bias.fill_(gain / part.output_scale)
+    image = images(2, 24, 40)
+    out = network(image)
+    torch.testing.assert_close(out.coarse, image + 0.5 * (image - out.noise))
+    torch.testing.assert_close(out.background, image + 2 * (image - out.noise))
+    assert out.noise.std() > 0.01
+
+
+@torch.inference_mode()
+def test_a_network_that_is_given_gains_stays_the_same_function(tiny_config):
+    network = build(tiny_config).eval()
+    state = torch.get_rng_state()
+    widened = with_gain(network).eval()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert widened.config == replace(tiny_config, background_gain=True)
+    image = images(2, 24, 40)
+    for name in IMAGES:
+        torch.testing.assert_close(getattr(widened(image), name), getattr(network(image), name))
 
 
 @torch.inference_mode()
@@ -234,7 +264,15 @@ def test_forward_is_the_papers_equations_step_by_step(variants):
         attention = torch.sigmoid(network.separator(features))
         f_b = features * attention  # Eq. 2
         f_r = features - f_b
-        coarse, noise = x + network.background_branch(f_b), network.noise_branch(f_r)  # Eq. 1
+        made, noise = network.background_branch(f_b), network.noise_branch(f_r)  # Eq. 1
+
+        def added(made, gained=network.config.background_gain, x=x, noise=noise):
+            if not gained:
+                return x + made
+            residual, gain = made.chunk(2, dim=1)
+            return x + residual + gain * (x - noise)
+
+        coarse = added(made)
         f_noise = network.head(noise)
 
         def aca(f, network=network):  # Eq. 7-8
@@ -243,7 +281,7 @@ def test_forward_is_the_papers_equations_step_by_step(variants):
 
         source = torch.cat([aca(f_b), -aca(f_noise), network.head(coarse)], dim=1)  # Eq. 6
         a_r = torch.sigmoid(network.noise_attention(torch.cat([features, f_noise], dim=1)))  # Eq. 9
-        background = x + network.refiner((source,), 1 - a_r.mean(dim=1, keepdim=True))  # Eq. 3, 10
+        background = added(network.refiner((source,), 1 - a_r.mean(dim=1, keepdim=True)))  # Eq. 3, 10
         out = network(image)
         wanted = {"background": background, "coarse": coarse, "noise": noise, "noise_map": a_r}
         for name, value in wanted.items():

@@ -1,6 +1,7 @@
 """Fine-tuning: frozen parts stay, and the result is set beside the model it started from."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,18 @@ def test_the_network_of_the_start_model_is_taken_from_its_file(tuning, tiny_chec
         tuning(start="none.safetensors")
     with pytest.raises(ValueError, match="no model 'rian'"):
         tuning(start="rian")
+
+
+def test_a_model_without_gains_gets_them_where_the_settings_have_them(tuning, tiny_checkpoint):
+    own = checkpoint.read_header(tiny_checkpoint).config
+    wide = {"preset": "compact", "network": {**own.to_dict(), "background_gain": True}}
+    *_, last = iter_train(tuning(**wide, steps=4, learning_rate=1e-2))
+    trained = checkpoint.load(last.model)
+    assert trained.config == replace(own, background_gain=True)
+    assert trained.network.refiner.gain.weight.any()
+    assert last.comparison is not None
+    with pytest.raises(ValueError, match="has another network than the settings"):
+        run_module.Run(tuning(preset="compact", network={**own.to_dict(), "width": 16}))
 
 
 def test_a_model_that_got_better_is_said_to_be(tuning):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_dmgn.inference import row_operators  # noqa: F401 - teaches torch's functions what to do with rows
 from napari_dmgn.inference.phases import Gains, WindowSums, add_up, autocast, on_device, read_window
 from napari_dmgn.inference.planes import IMAGES, FloatArray, Mask, Part, Pixels
 from napari_dmgn.inference.rows import Rows, Tape, align

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from napari_dmgn import __version__, api, zoo
+from napari_dmgn import __version__, zoo
+from napari_dmgn.api import arguments
+from napari_dmgn.api.job import batches
 from napari_dmgn.devices import resolve_device
 from napari_dmgn.images import IntensityRange, Layout, check_image, check_range, read_layout
 from napari_dmgn.lazy.recipe import ModelSource, Recipe
@@ -58,7 +60,7 @@ class Volume:
     @property
     def batches(self) -> list[range]:
         """Frames that pass the network together, as in `restore`: small ones are faster so."""
-        return _batches(self.layout)
+        return batches(self.layout)
 
     def warn(self) -> None:
         """Log what the results will not be, which the provenance has as fallbacks."""
@@ -101,15 +103,15 @@ def describe(
     """
     check_image(np.broadcast_to(np.zeros((), own), shape))
     layout = read_layout(shape, channel_axis=channel_axis, rgb=rgb)
-    chosen = _chosen(api._find_source(model, api._check_task(task)))
-    api._check_engine(_device_here(device), precision, tile, halo)
+    chosen = _chosen(arguments.find_source(model, arguments.check_task(task)))
+    arguments.check_engine(_device_here(device), precision, tile, halo)
     wanted = check_range(intensity_range)
     cut = _cut(chosen.config, layout.frame_shape, device, precision, tile, halo, regular)
     recipe = Recipe(
         model=chosen.model,
         shape=layout.frame_shape,
         rgb=layout.rgb,
-        dtype=api._check_dtype(dtype, own),
+        dtype=arguments.check_dtype(dtype, own),
         device=device,
         precision=precision,
         tile=cut.tile,
@@ -127,7 +129,7 @@ def describe(
         "precision": precision,
         "tile": cut.tile,
         "halo": cut.halo,
-        "windows": len(_batches(layout)) * len(cut.rows) * len(cut.columns),
+        "windows": len(batches(layout)) * len(cut.rows) * len(cut.columns),
         "fallbacks": [] if chosen.config.exact_tiles or cut.tile is None else [_APPROXIMATE],
         "shape": list(shape),
         "dtype": own.str,
@@ -143,13 +145,6 @@ def describe(
         columns=cut.columns,
         provenance=provenance,
     )
-
-
-def _batches(layout: Layout) -> list[range]:
-    rows, columns = layout.frame_shape
-    count = max(1, api._BATCH_PIXELS // (rows * columns))
-    frames = range(layout.frames)
-    return [frames[start : start + count] for start in range(0, len(frames), count)]
 
 
 def _device_here(device: str) -> str:

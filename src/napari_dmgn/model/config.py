@@ -23,7 +23,12 @@ _CHOICES = {
     "separator_on": ("features", "hidden"),
 }
 # A switch, and the one that it needs.
-_NEEDS = {"noise_map": "noise_branch", "noise_in_source": "noise_branch", "map_normalised": "noise_map"}
+_NEEDS = {
+    "noise_map": "noise_branch",
+    "noise_in_source": "noise_branch",
+    "map_normalised": "noise_map",
+    "background_gain": "noise_in_source",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +107,10 @@ class NetworkConfig:
     """Whether R is generated at all (Eq. 1; not in Table I's Base and RDMC)."""
     noise_in_source: bool = True
     """Whether the refining phase's source E has -ACA(F(R)) (Eq. 6; not in Table I's R-RDMC)."""
+    background_gain: bool = False
+    """Whether the generators of the background make a gain K of each value beside what they add:
+    B = I + K (I - R) + residual. What haze weakens has to be multiplied, (I - R) / t with 1 + K = 1 / t;
+    sums of convolutions learn that slowly."""
     map_normalised: bool = False
     """Shift and scale the map over the whole image: (A_r - mean) / (max - mean) (release, reflection)."""
 
@@ -248,8 +257,9 @@ _OFFICIAL_DIRECT = NetworkConfig(
 )
 
 PRESETS: dict[str, NetworkConfig] = {
-    "compact": NetworkConfig(),
+    "compact": NetworkConfig(background_gain=True),
     "base": NetworkConfig(
+        background_gain=True,
         trunk_stride=2,
         width=96,
         head_levels=4,
@@ -287,11 +297,12 @@ PRESETS: dict[str, NetworkConfig] = {
 """Ready-made configurations by name: `compact` is shipped, `base` is wider, `paper` is figure 2 with the
 map (Eq. 9) for every task, and `official-*` are what the authors released (see `official`)."""
 
-_NO_NOISE: dict[str, Any] = {"noise_branch": False, "noise_map": False, "noise_in_source": False}
+_PAPERS: dict[str, Any] = {"background_gain": False}
+_NO_NOISE: dict[str, Any] = {**_PAPERS, "noise_branch": False, "noise_map": False, "noise_in_source": False}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "Base": {**_NO_NOISE, "cells": "plain"},
     "RDMC": _NO_NOISE,
-    "R-RDMC": {"noise_in_source": False},
-    "DMGN": {},
+    "R-RDMC": {**_PAPERS, "noise_in_source": False},
+    "DMGN": _PAPERS,
 }
 """Table I's variants as changes of any preset; its Coarse is the coarse background of DMGN."""

@@ -64,6 +64,9 @@ def cost(config: NetworkConfig, height: int, width: int) -> Cost:
     _attention(tally, config, c, c if config.separator_on == "features" else 1, size, bias=True)
     for _ in range(1 + config.noise_branch):
         _branch(tally, config, image, size)
+    if config.background_gain:
+        tally.conv(config.branch_widths[0], image, size, kernel=1)
+        tally.conv(c, image, size, kernel=1)
     _channel_attention(tally, config, size)
     if config.noise_map:
         _attention(tally, config, 2 * c, config.trunk_stride**2, size, bias=config.map_bias)

@@ -44,6 +44,8 @@ class Branch(nn.Module):
         Factor on the image.
     masking : bool
         Cells are deep-masking; if not, plain convolutions.
+    gain : bool
+        Also make the gain of each value (`NetworkConfig.background_gain`).
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Branch(nn.Module):
         output_hidden: bool = False,
         output_scale: float,
         masking: bool = True,
+        gain: bool = False,
     ) -> None:
         super().__init__()
         fine, coarse = widths[:-1], widths[1:]
@@ -93,9 +96,10 @@ class Branch(nn.Module):
         self.up_cells = nn.ModuleList(cell(c) for c in fine)
         self.out_hidden = conv(widths[0], widths[0]) if output_hidden else None
         self.out = nn.Conv2d(widths[0], out_channels, 1) if output_hidden else conv(widths[0], out_channels)
+        self.gain = nn.Conv2d(widths[0], out_channels, 1) if gain else None
 
     def forward(self, features: Tensor, masks: list[Tensor] | None = None) -> Tensor:
-        """Map (N, in_channels, h, w) features to a (N, out_channels, h, w) image.
+        """Map (N, in_channels, h, w) features to a (N, out_channels, h, w) image; with gains, followed by theirs.
 
         The cells' masks are appended to `masks`, in order of execution, where a list is given.
         """
@@ -116,7 +120,8 @@ class Branch(nn.Module):
     def _image(self, x: Tensor) -> tuple[Tensor]:
         if self.out_hidden is not None:
             x = torch.relu_(self.out_hidden(x))
-        return (self.out(x) * self.output_scale,)
+        image = self.out(x) * self.output_scale
+        return (image if self.gain is None else torch.cat([image, self.gain(x) * self.output_scale], dim=1),)
 
     def _join(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
         if self.align_corners:
@@ -171,6 +176,8 @@ class Refiner(nn.Module):
         Pass the refinement through tanh.
     masking : bool
         Cells are deep-masking; if not, plain convolutions.
+    gain : bool
+        Also make the gain of each value (`NetworkConfig.background_gain`).
     """
 
     def __init__(
@@ -189,6 +196,7 @@ class Refiner(nn.Module):
         output_scale: float,
         tanh: bool = True,
         masking: bool = True,
+        gain: bool = False,
     ) -> None:
         super().__init__()
         self.output_scale = output_scale
@@ -204,6 +212,7 @@ class Refiner(nn.Module):
         )
         self.hidden = nn.Conv2d(channels, channels, 1)
         self.out = nn.Conv2d(channels, out_channels, 1)
+        self.gain = nn.Conv2d(channels, out_channels, 1) if gain else None
         self.weights = [alpha * decay**n for n in range(len(dilations))]
 
     def forward(
@@ -214,7 +223,7 @@ class Refiner(nn.Module):
         *,
         gains: tuple[Tensor | None, ...] | None = None,
     ) -> Tensor:
-        """Return the (N, out_channels, h, w) refinement, in (-1, 1) behind tanh.
+        """Return the (N, out_channels, h, w) refinement, in (-1, 1) behind tanh; with gains, followed by theirs.
 
         Parameters
         ----------
@@ -242,5 +251,7 @@ class Refiner(nn.Module):
         return refinement
 
     def _refinement(self, x: Tensor) -> tuple[Tensor]:
-        refinement: Tensor = self.out(torch.relu_(self.hidden(x))) * self.output_scale
-        return (torch.tanh(refinement) if self.tanh else refinement,)
+        x = torch.relu_(self.hidden(x))
+        refinement: Tensor = self.out(x) * self.output_scale
+        refinement = torch.tanh(refinement) if self.tanh else refinement
+        return (refinement if self.gain is None else torch.cat([refinement, self.gain(x) * self.output_scale], dim=1),)

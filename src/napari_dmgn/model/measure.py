@@ -72,6 +72,8 @@ def _network(config: NetworkConfig) -> DMGN:
             )
     for parameter in network.parameters():
         parameter.data.abs_()
+        if parameter.ndim == 4 and not parameter.data.any():  # gains start at 0
+            parameter.data.fill_(1)
         if parameter.ndim == 4:  # a mean of the inputs: values neither vanish nor grow from layer to layer
             parameter.data /= parameter.data.sum(dim=(1, 2, 3), keepdim=True)
     # Images come to the head with zero in their middle, or ImageNet's mean; no value may be negative.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from napari_dmgn.model.generators import Branch, Refiner
 from napari_dmgn.model.results import NetworkOutput, Separated
 from napari_dmgn.model.vgg import HypercolumnHead
 
-__all__ = ["DMGN", "NetworkOutput", "Separated"]
+__all__ = ["DMGN", "NetworkOutput", "Separated", "with_gain"]
 
 IMAGE_CHANNELS = 3
 
@@ -45,7 +47,7 @@ class DMGN(nn.Module):
             convolutions=config.attention_convolutions,
             padding=config.padding,
         )
-        self.background_branch = self._branch(config, image_channels)
+        self.background_branch = self._branch(config, image_channels, gain=config.background_gain)
         self.noise_branch = self._branch(config, image_channels) if config.noise_branch else None
         self.channel_attention = ChannelAttention(
             channels=c, reduction=config.attention_reduction, bias=config.attention_bias, padding=config.padding
@@ -65,6 +67,7 @@ class DMGN(nn.Module):
             output_scale=config.output_scale,
             tanh=config.refine_tanh,
             masking=config.cells == "masking",
+            gain=config.background_gain,
         )
         self._initialise()
 
@@ -92,7 +95,7 @@ class DMGN(nn.Module):
         )
 
     @staticmethod
-    def _branch(config: NetworkConfig, image_channels: int) -> Branch:
+    def _branch(config: NetworkConfig, image_channels: int, *, gain: bool = False) -> Branch:
         return Branch(
             in_channels=config.width,
             widths=config.branch_widths,
@@ -106,6 +109,7 @@ class DMGN(nn.Module):
             output_hidden=config.output_hidden,
             output_scale=config.output_scale,
             masking=config.cells == "masking",
+            gain=gain,
         )
 
     def _initialise(self) -> None:
@@ -126,6 +130,8 @@ class DMGN(nn.Module):
         for part in (self.background_branch, self.noise_branch, self.refiner):
             if part is not None:
                 nn.init.normal_(part.out.weight, std=1e-2)
+                if part.gain is not None:
+                    nn.init.zeros_(part.gain.weight)
 
     def place(self, device: torch.device | str) -> DMGN:
         """Move the network to a device, in the memory format that convolutions are fastest in."""
@@ -227,6 +233,10 @@ class DMGN(nn.Module):
         kept: list[Tensor] | None = [] if masks else None
         refining: list[Tensor] | None = [] if masks else None
         coarse = self.background_branch(s.background_part, kept)
+        clear = None
+        if config.background_gain and s.noise is not None:
+            clear = s.image - s.noise  # I - R: what is left of B in the image
+            coarse = _gained(coarse, clear)
         if config.coarse_residual:
             coarse = s.image + coarse
         noise_map = self._distribution(s) if s.noise_map is None else s.noise_map
@@ -245,7 +255,7 @@ class DMGN(nn.Module):
         refinement = self.refiner(
             source, background_map if config.noise_map else None, refining, gains=(*factors, None)
         )
-        background = s.image + refinement
+        background = s.image + (refinement if clear is None else _gained(refinement, clear))
         if config.map_normalised and refining is not None:
             refining = [mask.clamp(0, 1) for mask in refining]
         return NetworkOutput(
@@ -290,6 +300,21 @@ class DMGN(nn.Module):
             for name in ("background", "coarse", "noise", "noise_map"):
                 setattr(out, name, getattr(out, name)[..., :h, :w])
         return out
+
+
+def _gained(made: Tensor, clear: Tensor) -> Tensor:
+    """Join a generator's residual and its gain, (N, 2 C, h, w), with the image that is multiplied."""
+    residual, gain = made.chunk(2, dim=1)
+    return residual + gain * clear
+
+
+def with_gain(network: DMGN) -> DMGN:
+    """Return a network that also makes gains (`NetworkConfig.background_gain`), all 0: the same function."""
+    with torch.device("meta"):  # without drawing weights that would be replaced
+        widened = DMGN(replace(network.config, background_gain=True))
+    state = {name: torch.zeros(tensor.shape) for name, tensor in widened.state_dict().items() if ".gain." in name}
+    widened.load_state_dict({**state, **network.state_dict()}, assign=True)
+    return widened
 
 
 def _named(prefix: str, masks: list[Tensor] | None) -> dict[str, Tensor]:

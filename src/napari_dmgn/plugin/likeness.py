@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Looks", "excluded", "measure", "microscopy", "notes", "sentence"]
+__all__ = ["Looks", "excluded", "looks", "measure", "microscopy", "notes", "sentence", "signs"]
 
 _SIDE = 256  # pixels along an axis of what is looked at
 _DARK, _BRIGHT = 0.08, 0.92
@@ -125,6 +125,20 @@ def microscopy(
         return []
     found = [sign for sign, there in signs.items() if there] + ([f"pixels in {small}s"] if small else [])
     return [f"it looks like microscopy ({', '.join(found)}), and the model is not trained for {', '.join(named)}"]
+
+
+def looks(layer: Any) -> list[str]:
+    """Say in what an image layer is unlike the training data; of a lazy one nothing, which is seen when it is read."""
+    if not isinstance(layer.data, np.ndarray):
+        return []
+    return notes(measure(layer.data, rgb=bool(layer.rgb)))
+
+
+def signs(layer: Any, card: Mapping[str, Any]) -> list[str]:
+    """Say that an image layer comes from a microscope where a model's card says that it is not for such."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    kind = np.dtype(data.dtype)
+    return microscopy(data.shape, kind, rgb=bool(layer.rgb), units=layer.units, not_trained_for=excluded(card))
 
 
 def sentence(found: list[str]) -> str:

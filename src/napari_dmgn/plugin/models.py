@@ -119,3 +119,12 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def _text(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value).rstrip(".")
     return text if len(text) <= 160 else f"{text[:157]}…"
+
+
+def models_stamp() -> object:
+    """What tells that the models folder has changed."""
+    try:
+        folder = zoo.models_folder()
+        return folder, [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    except (ImportError, OSError):
+        return None

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from napari.layers import Image
 from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtGui import QEnterEvent, QGuiApplication, QShowEvent
@@ -16,9 +14,10 @@ from qtpy.QtWidgets import QDockWidget, QVBoxLayout
 from napari_dmgn import zoo
 from napari_dmgn.plugin import estimate, likeness, recipe
 from napari_dmgn.plugin.beside_gui import beside_gui, load_early
-from napari_dmgn.plugin.form import DockedWidget, FormArea, refill
+from napari_dmgn.plugin.form import DockedWidget, FormArea
 from napari_dmgn.plugin.job import BUSY, RestoreJob
-from napari_dmgn.plugin.models import models_problem
+from napari_dmgn.plugin.layer_choice import LayerChoice
+from napari_dmgn.plugin.models import models_problem, models_stamp
 from napari_dmgn.plugin.preferences import preferences
 from napari_dmgn.plugin.regions import region
 from napari_dmgn.plugin.restore_form import RestoreForm
@@ -26,15 +25,7 @@ from napari_dmgn.plugin.results import MASKS_KEY
 from napari_dmgn.plugin.run_bar import RunBar
 from napari_dmgn.plugin.source import capture, why_not
 from napari_dmgn.plugin.summary import failure, stopped_by, summary
-from napari_dmgn.plugin.worker import (
-    Cancelled,
-    Outcome,
-    Request,
-    Restored,
-    Unfinished,
-    explain,
-    seconds_left,
-)
+from napari_dmgn.plugin.worker import Cancelled, Outcome, Request, Restored, Unfinished, explain, seconds_left
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -49,7 +40,6 @@ class RestoreWidget(DockedWidget):
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         self._viewer = napari_viewer
-        self._layers: list[Image] = []
         self._job: RestoreJob | None = None
         self._measuring = False
         self._looks: list[str] = []
@@ -65,9 +55,9 @@ class RestoreWidget(DockedWidget):
         self._build()
         self._name_parts()
         self.refresh_models()
-        self._follow(napari_viewer.layers, connect=True)
-        self._on_layers_changed()
-        self._on_active_changed()
+        self._choice = LayerChoice(napari_viewer, self.form.layer_box)
+        self._choice.changed.connect(self._on_layer_chosen)
+        self._choice.follow()
 
     def _build(self) -> None:
         self.form, self.bar = RestoreForm(preferences()), RunBar()
@@ -80,7 +70,6 @@ class RestoreWidget(DockedWidget):
         self.setMinimumWidth(320)
         self.form.changed.connect(self._on_choice)
         self.form.resized.connect(self._area.updateGeometry)
-        self.form.layer_box.currentIndexChanged.connect(self._on_layer_chosen)
         self.bar.restore_button.clicked.connect(self.restore)
         self.bar.cancel_button.clicked.connect(self.cancel)
         self.bar.resume_button.clicked.connect(self.resume)
@@ -111,7 +100,7 @@ class RestoreWidget(DockedWidget):
     def refresh_models(self) -> None:
         """Read the list of models anew, keeping the choice."""
         preferences()  # the page may name another folder by now
-        self._folder = _models_stamp()
+        self._folder = models_stamp()
         self.form.refresh_models()
         self._show_estimate()
 
@@ -119,82 +108,23 @@ class RestoreWidget(DockedWidget):
         """Return the chosen model."""
         return self.form.model()
 
-    def _follow(self, layers: Any, *, connect: bool) -> None:
-        for emitter in (layers.events.inserted, layers.events.removed, layers.events.reordered):
-            (emitter.connect if connect else emitter.disconnect)(self._on_layers_changed)
-        renamed, active = layers.events.renamed, layers.selection.events.active
-        (renamed.connect if connect else renamed.disconnect)(self._on_layers_changed)
-        (active.connect if connect else active.disconnect)(self._on_active_changed)
-
     def layer(self) -> Layer | None:
         """Return the chosen image layer, or the layer that was selected in its place."""
-        index = self.layer_box.currentIndex()
-        if 0 <= index < len(self._layers):
-            return self._layers[index]
-        return self._viewer.layers.selection.active
+        return self._choice.layer()
 
-    def _on_layers_changed(self, event: object = None) -> None:
-        before = self.layer()
-        self._layers = [layer for layer in self._viewer.layers if why_not(layer) is None]
-        refill(self.layer_box, [layer.name for layer in self._layers], "no image layer")
-        self._choose(before)
-        self._on_layer_chosen()
-
-    def _on_active_changed(self, event: object = None) -> None:
-        self._choose(self._viewer.layers.selection.active)
-        self._on_layer_chosen()
-
-    def _choose(self, layer: Layer | None) -> None:
-        for index, known in enumerate(self._layers):
-            if known is layer or known == layer:
-                self.layer_box.setCurrentIndex(index)
-
-    def _on_layer_chosen(self, index: int = 0) -> None:
-        layer = self.layer()
-        if why_not(layer) is not None:
-            layer = None
-        levels = [] if layer is None or not layer.multiscale else [d.shape[: layer.ndim] for d in layer.data]
+    def _on_layer_chosen(self) -> None:
+        image = self._choice.image()
+        levels = [] if image is None or not image.multiscale else [d.shape[: image.ndim] for d in image.data]
         self.form.show_levels(levels)
-        self._look(layer)
-        self._show_estimate()
-        self._hint()
-
-    def _look(self, layer: Image | None) -> None:
-        """Say in what a picture is unlike the training data; lazy ones are looked at when they are restored."""
-        self._looks = []
-        if layer is not None and isinstance(layer.data, np.ndarray):
-            self._looks = likeness.notes(likeness.measure(layer.data, rgb=bool(layer.rgb)))
-        self._show_looks(layer)
-
-    def _show_looks(self, layer: Image | None) -> None:
-        model = self.model()
-        signs: list[str] = []
-        if layer is not None and model is not None:
-            data = layer.data[0] if layer.multiscale else layer.data
-            signs = likeness.microscopy(
-                data.shape,
-                np.dtype(data.dtype),
-                rgb=bool(layer.rgb),
-                units=layer.units,
-                not_trained_for=likeness.excluded(model.card),
-            )
-        self.form.show_input_note(likeness.sentence(self._looks + signs))
-
-    def _hint(self) -> None:
-        """Say before any click what a click would do, where that is not plain."""
-        if self._job is not None:
-            return
-        active, layer = self._viewer.layers.selection.active, self.layer()
-        if (problem := why_not(layer)) is not None:
-            self.bar.say(problem)
-        elif active is not None and (other := why_not(active)) is not None:
-            self.bar.say(f"{other} Restore would take '{self.layer_box.currentText()}'.")
-        else:
-            self.bar.say("Ready.")
+        self._looks = [] if image is None else likeness.looks(image)
+        self._on_choice()
+        if self._job is None:
+            self.bar.say(self._choice.hint())
 
     def _on_choice(self) -> None:
-        layer = self.layer()
-        self._show_looks(layer if why_not(layer) is None else None)
+        image, model = self._choice.image(), self.model()
+        signs = [] if image is None or model is None else likeness.signs(image, model.card)
+        self.form.show_input_note(likeness.sentence(self._looks + signs))
         self._show_estimate()
 
     def _show_estimate(self) -> None:
@@ -443,14 +373,14 @@ class RestoreWidget(DockedWidget):
 
     def enterEvent(self, event: QEnterEvent) -> None:
         """Look again when the mouse comes back, say from a widget that has trained a model."""
-        if _models_stamp() != self._folder:
+        if models_stamp() != self._folder:
             self.refresh_models()
         self._show_estimate()
         super().enterEvent(event)
 
     def _close_down(self) -> None:
         self._docked = False
-        self._follow(self._viewer.layers, connect=False)
+        self._choice.leave()
         if self._job is not None:
             job, self._job = self._job, None
             job.progressed.disconnect(self._on_progressed)
@@ -466,12 +396,3 @@ def _measure(model: Path, device: str, precision: str) -> str | None:
     except Exception as error:
         return f"Could not measure: {explain(error)}"
     return None
-
-
-def _models_stamp() -> object:
-    """What tells that the models folder has changed."""
-    try:
-        folder = zoo.models_folder()
-        return folder, [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
-    except (ImportError, OSError):
-        return None

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from napari_dmgn import checkpoint, devices, zoo
 from napari_dmgn.data import Batches
 from napari_dmgn.losses import restoration_loss
-from napari_dmgn.model.network import DMGN, NetworkOutput
+from napari_dmgn.model.network import DMGN, NetworkOutput, with_gain
 from napari_dmgn.perceptual import Features
 from napari_dmgn.synthesis.degradation import TensorPair
 from napari_dmgn.training.adversary import Adversary
@@ -323,6 +323,8 @@ class Run:
 def _start(config: TrainConfig, network: DMGN) -> DMGN:
     assert config.start is not None
     started = checkpoint.load(zoo.find_model(config.start).path)
+    if replace(started.config, background_gain=True) == network.config != started.config:
+        return with_gain(started.network)
     if started.config != network.config:
         raise ValueError(f"start {config.start} has another network than the settings; preset 'start' is its own")
     return started.network
