@@ -2,10 +2,12 @@
 
 import errno
 import io
+import os
 import pickle
 import weakref
 from dataclasses import replace
 from itertools import count, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from napari_dmgn.inference import (
     engine,
     gains,
     iter_infer,
+    memory,
     noise,
     phases,
     plan,
@@ -679,3 +682,16 @@ def test_automatic_strips_keep_to_the_memory_and_small_images_stay_whole(monkeyp
             held = (made.strip + config.receptive_radius) * width * bytes_per_pixel(config, "float32")
             assert made.strip == config.stride or held <= free / 2
             assert plan(model, shape, tile="strips", batch=4, **EXACT).strip <= made.strip
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="no glibc")
+def test_memory_stays_while_it_is_used_again_and_goes_back_afterwards():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with memory.reused(), memory.reused():
+        maps = [torch.ones(1 << 20) for _ in range(50)]  # of 4 MiB each
+        full = resident()
+        del maps
+        assert resident() > full - (100 << 20)
+    assert resident() < full - (150 << 20)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_dmgn.inference import phases
-from napari_dmgn.inference.memory import is_out_of_memory, release, words
+from napari_dmgn.inference.memory import is_out_of_memory, release, reused, words
 from napari_dmgn.inference.noise import noise_store
 from napari_dmgn.inference.planes import Collector, FloatArray, Pixels, Planes, Sink, Step
 from napari_dmgn.inference.plans import Plan, plan
@@ -97,7 +97,8 @@ def _run(
     if made.strip is not None:
         job.noise = noise_store(model.config, batch.shape, made)
     try:
-        yield from _work(job)
+        with reused():
+            yield from _work(job)
     finally:
         if job.noise is not None:
             job.noise.close()

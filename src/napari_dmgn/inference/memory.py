@@ -1,16 +1,61 @@
-"""Running out of memory: how to tell, and how to let go of what the failed attempt held."""
+"""Memory that is used again from piece to piece, and what to do where it runs out."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 
-__all__ = ["is_out_of_memory", "release", "words"]
+__all__ = ["is_out_of_memory", "release", "reused", "words"]
+
+# Parameters of glibc's mallopt.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_USERS = [0]
+_LOCK = threading.Lock()
 
 # What allocators say that raise a plain RuntimeError: torch's on the CPU (Linux and macOS, Windows), MPS.
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+@contextmanager
+def reused() -> Iterator[None]:
+    """Let the C library keep what is freed until the work is over, and then give it back to the system.
+
+    Every piece of an image takes and frees the same maps. Given back in between, their pages come anew and must be
+    cleared: a tenth of the time, measured with glibc's own thresholds. Elsewhere this does nothing.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    with _LOCK:
+        _USERS[0] += 1
+        libc.mallopt(_MMAP_THRESHOLD, 32 << 20)  # where glibc's own, which moves, ends
+        libc.mallopt(_TRIM_THRESHOLD, 1 << 30)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _USERS[0] -= 1
+            if _USERS[0] == 0:
+                libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
+                libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "malloc_trim") else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

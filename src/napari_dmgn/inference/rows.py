@@ -240,14 +240,13 @@ def align(*maps: Rows) -> list[Rows]:
     """Wait for the slower of several maps of one height: return the rows that all have by now."""
 
     def step(kept: Any) -> tuple[list[Rows], Any]:
-        before, done = kept if kept is not None else ((None,) * len(maps), 0)
+        before, done = kept if kept is not None else (((),) * len(maps), 0)
         stop = min(m.stop for m in maps)
         out, left = [], []
-        for m, rest in zip(maps, before, strict=True):
-            data = m.below(rest)
-            own = None if data is None or stop <= done else data[:, :, : stop - done]
+        for m, waiting in zip(maps, before, strict=True):
+            own, waiting = _queued(m, waiting, stop - done)
             out.append(Rows(m.tape, own, done, m.shape))
-            left.append(tail(data, m.stop - stop))
+            left.append(waiting)
         return out, (tuple(left), stop)
 
     if len(maps) == 1:
@@ -255,6 +254,28 @@ def align(*maps: Rows) -> list[Rows]:
     assert len({m.shape[2] for m in maps}) == 1
     result: list[Rows] = maps[0].tape.turn(step)
     return result
+
+
+def _queued(new: Rows, waiting: tuple[Tensor, ...], count: int) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """Put a map's rows behind those that wait, and take the first `count`; return them and who waits then."""
+    before = sum(block.shape[2] for block in waiting)
+    fresh = new.stop - new.start
+    if before == 0 or (new.slot is not None and before <= fresh):
+        # Few are copied above the new ones, which have room for them, or will in the strips to come.
+        data = new.below(None if not waiting else waiting[0] if len(waiting) == 1 else torch.cat(waiting, dim=2))
+        rest = tail(data, before + fresh - count)
+        return None if data is None or count <= 0 else data[:, :, :count], () if rest is None else (rest,)
+    # Many wait, as an image does for what is made of it: they are not moved every time.
+    taken, left = [], [*waiting] if new.data is None else [*waiting, new.data]
+    while count > 0:
+        block = left.pop(0)
+        taken.append(block[:, :, :count])
+        if block.shape[2] > count:
+            left.insert(0, block[:, :, count:])
+        count -= taken[-1].shape[2]
+    if left and new.data is not None:
+        left[-1] = left[-1].clone()  # a view would hold what is around the rows, too
+    return None if not taken else taken[0] if len(taken) == 1 else torch.cat(taken, dim=2), tuple(left)
 
 
 def _pointwise(func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Rows:
