@@ -148,13 +148,15 @@ def test_a_folder_that_holds_its_own_results_is_done_once(folder, model, capsys)
 
 
 def test_a_folder_that_holds_its_own_masks_is_done_once(folder, model, capsys):
-    (folder / "other_mask_1.tif").write_bytes((folder / "a.tif").read_bytes())  # of no image here
+    # Of no image here, and a segmentation of one.
+    for name in ("other_mask_refine-1.tif", "a_mask_1.tif"):
+        (folder / name).write_bytes((folder / "a.tif").read_bytes())
     arguments = ["restore", str(folder), "-o", str(folder), "--masks", *model]
     assert main(arguments) == 0
-    assert list(folder.glob("a_mask_*.tif"))
+    assert len(list(folder.glob("a_mask_*.tif"))) > 2
     capsys.readouterr()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.endswith("3 images: 0 restored, 3 skipped, 0 failed\n")
+    assert capsys.readouterr().out.endswith("4 images: 0 restored, 4 skipped, 0 failed\n")
 
 
 def test_one_bad_file_is_told_last_and_the_others_are_restored(folder, model, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """A tiled image equals a whole one; the engine is a generator that leaves no trace."""
 
 import errno
+import gc
 import io
 import os
 import pickle
@@ -8,6 +9,7 @@ import weakref
 from dataclasses import replace
 from itertools import count, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -695,3 +697,35 @@ def test_memory_stays_while_it_is_used_again_and_goes_back_afterwards():
         del maps
         assert resident() > full - (100 << 20)
     assert resident() < full - (150 << 20)
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="no glibc")
+def test_a_stack_keeps_its_memory_from_batch_to_batch(monkeypatch, tiny_network):
+    from napari_dmgn import restore
+    from napari_dmgn.api import job
+
+    trims, libc = [], memory._glibc()
+    monkeypatch.setattr(memory, "_glibc", lambda: SimpleNamespace(mallopt=libc.mallopt, malloc_trim=trims.append))
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 1)
+    stack = np.random.default_rng(1).random((3, 24, 24), np.float32)
+    assert restore(stack, model=wrap(tiny_network), device="cpu").provenance["windows"] == 3
+    assert trims == [0]
+
+
+def test_what_a_frozen_collector_passes_over_is_freed_where_memory_runs_out():
+    class Circle:
+        pass
+
+    old = Circle()
+    old.itself = old
+    seen = weakref.ref(old)
+    gc.freeze()
+    try:
+        del old
+        gc.collect()
+        assert seen() is not None
+        memory.release(MemoryError(), "cpu")
+        assert seen() is None
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

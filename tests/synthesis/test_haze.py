@@ -142,3 +142,11 @@ def test_landscapes_are_a_share_of_the_drawn_depths():
     farthest = (transmission[:, 0, :8].flatten(1).mean(1) < math.exp(-1.9)).sum()
     # 85 % of the landscapes have their sky at the farthest.
     assert 35 <= farthest <= 70
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 90), (200, 1)])
+def test_landscapes_of_every_size_are_depths(size):
+    depth = landscape_depth(pictures(3, size), draw(11))
+    assert depth.shape == (3, 1, *size)
+    assert 0 <= depth.min() <= depth.max() <= 1
+    torch.testing.assert_close(landscape_depth(pictures(3, size), draw(11)), depth)

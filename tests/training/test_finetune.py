@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from napari_dmgn import checkpoint
+from napari_dmgn.model.config import ABLATIONS
+from napari_dmgn.model.network import DMGN
 from napari_dmgn.training import Comparison, iter_train, loop
 from napari_dmgn.training import run as run_module
 
@@ -60,6 +62,15 @@ def test_a_model_without_gains_gets_them_where_the_settings_have_them(tuning, ti
     assert last.comparison is not None
     with pytest.raises(ValueError, match="has another network than the settings"):
         run_module.Run(tuning(preset="compact", network={**own.to_dict(), "width": 16}))
+
+
+def test_networks_that_cannot_have_gains_are_started_from(tuning, tiny_checkpoint, tmp_path):
+    own = replace(checkpoint.read_header(tiny_checkpoint).config, **ABLATIONS["R-RDMC"])
+    path = tmp_path / "variant.safetensors"
+    checkpoint.save(path, DMGN(own), task="rain", card={"name": "variant"})
+    *_, last = iter_train(tuning(start=str(path), steps=2))
+    assert checkpoint.read_header(last.model).config == own
+    assert last.comparison is not None
 
 
 def test_a_model_that_got_better_is_said_to_be(tuning):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from napari_dmgn import checkpoint
 from napari_dmgn.data import collect, find_pictures
-from napari_dmgn.training import iter_train, loop, state, train
+from napari_dmgn.training import TrainConfig, iter_train, loop, state, train
 from napari_dmgn.training import run as run_module
 
 STEPS = 12
@@ -229,3 +229,21 @@ def test_a_state_from_before_digests_is_resumed(pictures, tmp_path, settings, ba
         del saved["config"][name]
     checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(saved)})
     assert next(iter_train(config, resume=True)).step == 2
+
+
+def test_a_state_from_before_gains_is_resumed_without(pictures, tmp_path, settings, batches):
+    """The preset has come to have gains; the run goes on with the network that it began with."""
+    old = settings(pictures, tmp_path)
+    run = run_module.Run(replace(old, network={**old.network, "background_gain": False}))
+    run.advance(batches(pictures, old))
+    state.save_state(run)
+    path = tmp_path / state.STATE
+    with safe_open(path, framework="pt") as file:
+        saved = json.loads(file.metadata()["state"])
+    del saved["data"], saved["config"]["network"]["background_gain"]
+    checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(saved)})
+    config = TrainConfig(**state.read_config(tmp_path))
+    assert not config.network_config().background_gain
+    assert next(iter_train(config, resume=True)).step == 2
+    with pytest.raises(ValueError, match=r"cannot resume .*: other settings than before: network is"):
+        iter_train(old, resume=True)

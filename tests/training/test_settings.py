@@ -32,6 +32,24 @@ def test_settings_file_and_keywords_are_the_same_thing(tmp_path):
     assert config.loss_weights().noise == 0.3
 
 
+def test_haze_on_clean_pictures_keeps_them_upright_unless_told_otherwise():
+    pairs = [{"input": "a", "background": "b"}]
+    for upright, values in (
+        (True, {"task": "haze", "data": "x"}),
+        (True, {"task": "rain", "degradation_kind": "haze", "data": "x"}),
+        (True, {"task": "haze", "data": "x", "sources": pairs}),
+        (True, {"task": "haze"}),  # arrays are to come
+        (False, {"task": "haze", "data": "x", "upright": False}),
+        (False, {"task": "haze", "sources": pairs}),
+        (False, {"task": "haze", "degradation_kind": "veil", "data": "x"}),
+        (False, {"task": "rain", "data": "x"}),
+        (True, {"task": "rain", "data": "x", "upright": True}),
+    ):
+        config = TrainConfig(**values)
+        assert config.keeps_upright == upright, values
+        assert config.extras().upright == upright
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -103,6 +121,7 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("validate_every", [0, 2.5]),
         ("save_minutes", [-1, "x"]),
         ("half", ["yes", 1]),
+        ("upright", ["yes", 1]),
         ("card", [3, "text", ["licence"], {"task": "haze"}, {"scores": {}}]),
         ("card", [{"when": date(2026, 1, 1)}, {"x": math.nan}]),
     ],

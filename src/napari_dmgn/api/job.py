@@ -50,6 +50,8 @@ class Job:
 
     def events(self) -> Events:
         """Do it; the last event carries the restoration."""
+        from napari_dmgn.inference.memory import reused
+
         started = time.perf_counter()
         model = self._load_model()
         ranges = find_ranges(self.image, self.layout, self.wanted_range)
@@ -57,10 +59,11 @@ class Job:
         reports: list[dict[str, Any]] = []
         together = batches(self.layout)
         steps = 0
-        for number, indices in enumerate(together):
-            batch = _Batch(self.image, self.layout, indices, ranges, results)
-            report, steps = yield from self._infer(model, batch, number, len(together))
-            reports.append(report)
+        with reused():  # from batch to batch, too
+            for number, indices in enumerate(together):
+                batch = _Batch(self.image, self.layout, indices, ranges, results)
+                report, steps = yield from self._infer(model, batch, number, len(together))
+                reports.append(report)
         provenance = self._provenance(model, ranges, results, reports)
         provenance["seconds"] = round(time.perf_counter() - started, 3)
         restoration = Restoration(

@@ -15,5 +15,5 @@ def is_layer(image: object) -> bool:
 
 
 def layers_of_viewers() -> Any:
-    """Return what knows them, by its name."""
+    """Return the module that knows the layers of viewers."""
     return import_module("napari_dmgn.plugin.scripting")

@@ -2,6 +2,7 @@
 
 import argparse
 import glob
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = ["Job", "Report", "StoreJob", "job_of", "made_by"]
 
 PARTS = ("background", "noise", "noise_map")
 _MASK = "_mask_"  # between an image's name and that of a cell
+_MASK_FILE = re.compile(rf"(.+){_MASK}(?:background|noise|refine)-\d+\.tif")
 
 Report = dict[str, Any]
 
@@ -164,20 +166,16 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
 def made_by(jobs: Iterable[Job]) -> Callable[[Path], bool]:
     """Return what tells whether a file is, or would be, a result of any job."""
     results: set[Path] = set()
-    with_masks: set[Path] = set()
+    stems: set[Path] = set()
     for job in jobs:
         results.update(path.absolute() for path in job.results.values())
-        if stem := _stem(job.results):  # parts of one OME-Zarr image have none, and no masks
-            with_masks.add(job.results["background"].absolute().with_name(stem))
+        if not isinstance(job, StoreJob):  # which writes no masks
+            stems.add(job.results["background"].absolute().with_name(_stem(job.results)))
 
     def made(path: Path) -> bool:
         path = path.absolute()
-        if path in results:
-            return True
-        # Which masks there are, only the network knows.
-        pieces = path.name.split(_MASK)
-        stems = (_MASK.join(pieces[:end]) for end in range(1, len(pieces)))
-        return path.suffix == ".tif" and any(path.with_name(stem) in with_masks for stem in stems if stem)
+        mask = _MASK_FILE.fullmatch(path.name)
+        return path in results or bool(mask and path.with_name(mask[1]) in stems)
 
     return made
 

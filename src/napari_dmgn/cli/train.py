@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rate", type=_above_zero, metavar="R",
-        help="highest learning rate (default: 1e-3, and 3e-4 from a model that is started from)",
+        help="highest learning rate (default: 1e-3, and 3e-4 from a trained model)",
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="DIR", help="folder of the run: its state, log and models")
     parser.add_argument("--steps", type=positive, metavar="N", help="steps of the whole run")

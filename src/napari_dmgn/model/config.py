@@ -294,15 +294,15 @@ PRESETS: dict[str, NetworkConfig] = {
     "official-rain": _OFFICIAL_DIRECT,
     "official-haze": _OFFICIAL_DIRECT,
 }
-"""Ready-made configurations by name: `compact` is shipped, `base` is wider, `paper` is figure 2 with the
+"""Ready-made configurations by name: `compact` is the shipped models', `base` is wider, `paper` is figure 2 with the
 map (Eq. 9) for every task, and `official-*` are what the authors released (see `official`)."""
 
-_PAPERS: dict[str, Any] = {"background_gain": False}
-_NO_NOISE: dict[str, Any] = {**_PAPERS, "noise_branch": False, "noise_map": False, "noise_in_source": False}
+_WITHOUT_GAIN: dict[str, Any] = {"background_gain": False}
+_NO_NOISE: dict[str, Any] = {**_WITHOUT_GAIN, "noise_branch": False, "noise_map": False, "noise_in_source": False}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "Base": {**_NO_NOISE, "cells": "plain"},
     "RDMC": _NO_NOISE,
-    "R-RDMC": {**_PAPERS, "noise_in_source": False},
-    "DMGN": _PAPERS,
+    "R-RDMC": {**_WITHOUT_GAIN, "noise_in_source": False},
+    "DMGN": _WITHOUT_GAIN,
 }
 """Table I's variants as changes of any preset; its Coarse is the coarse background of DMGN."""

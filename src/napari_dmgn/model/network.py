@@ -234,7 +234,8 @@ class DMGN(nn.Module):
         refining: list[Tensor] | None = [] if masks else None
         coarse = self.background_branch(s.background_part, kept)
         clear = None
-        if config.background_gain and s.noise is not None:
+        if config.background_gain:
+            assert s.noise is not None
             clear = s.image - s.noise  # I - R: what is left of B in the image
             coarse = _gained(coarse, clear)
         if config.coarse_residual:
@@ -309,10 +310,14 @@ def _gained(made: Tensor, clear: Tensor) -> Tensor:
 
 
 def with_gain(network: DMGN) -> DMGN:
-    """Return a network that also makes gains (`NetworkConfig.background_gain`), all 0: the same function."""
+    """Return a network that also makes gains (`NetworkConfig.background_gain`), all 0: the same function.
+
+    It shares the weights of the one that is given.
+    """
     with torch.device("meta"):  # without drawing weights that would be replaced
         widened = DMGN(replace(network.config, background_gain=True))
-    state = {name: torch.zeros(tensor.shape) for name, tensor in widened.state_dict().items() if ".gain." in name}
+    like = network.refiner.out.weight
+    state = {name: like.new_zeros(t.shape) for name, t in widened.state_dict().items() if ".gain." in name}
     widened.load_state_dict({**state, **network.state_dict()}, assign=True)
     return widened
 

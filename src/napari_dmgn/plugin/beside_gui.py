@@ -21,11 +21,12 @@ class _QuietCollector:
     """Keep what is there already out of Python's garbage collection, while any user of this is at work.
 
     A full collection in a process with napari and torch walks through half a million objects, a quarter of a second
-    in which no other thread runs Python, and the GUI stands still; the work's own objects are few.
+    in which no other thread runs Python, and the GUI stands still; the work's own objects are few. The price: what
+    was there before and refers to itself in a circle, a removed layer say, is freed when the work is over.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._users = 0
         self._frozen = False
 
@@ -52,7 +53,7 @@ class _SpareCore:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._runs = 0
         self._before = 1
 
@@ -85,7 +86,10 @@ _spare_core = _SpareCore()
 def beside_gui() -> Iterator[None]:
     """Leave a core and Python's lock to the GUI's thread while torch computes in another; any number at once."""
     with _quiet_collector, _spare_core:
-        yield
+        from napari_dmgn.inference.memory import reused
+
+        with reused():  # from frame to frame, too
+            yield
 
 
 def load_early() -> None:

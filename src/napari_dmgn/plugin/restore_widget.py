@@ -54,8 +54,8 @@ class RestoreWidget(DockedWidget):
         self._keep_model = preferences().keep_model
         self._build()
         self._name_parts()
-        self.refresh_models()
         self._choice = LayerChoice(napari_viewer, self.form.layer_box)
+        self.refresh_models()
         self._choice.changed.connect(self._on_layer_chosen)
         self._choice.follow()
 

@@ -111,7 +111,10 @@ def _sky(images: Tensor) -> Tensor:
     likely = bright * torch.sigmoid(25 * (0.16 - rough))
     # Sky reaches the upper border: what is above a pixel is sky, too.
     likely = F.avg_pool2d(F.pad(likely, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    return torch.cummin(likely, dim=2).values
+    rows = list(torch.split(likely, 1, dim=2))
+    for row in range(1, len(rows)):  # cummin, which not every device has
+        rows[row] = torch.minimum(rows[row - 1], rows[row])
+    return torch.cat(rows, dim=2)
 
 
 def _skyline(n: int, width: int, draw: Draw) -> Tensor:

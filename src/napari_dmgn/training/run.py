@@ -323,8 +323,8 @@ class Run:
 def _start(config: TrainConfig, network: DMGN) -> DMGN:
     assert config.start is not None
     started = checkpoint.load(zoo.find_model(config.start).path)
-    if replace(started.config, background_gain=True) == network.config != started.config:
+    if started.config == network.config:
+        return started.network
+    if started.config == replace(network.config, background_gain=False):
         return with_gain(started.network)
-    if started.config != network.config:
-        raise ValueError(f"start {config.start} has another network than the settings; preset 'start' is its own")
-    return started.network
+    raise ValueError(f"start {config.start} has another network than the settings; preset 'start' is its own")

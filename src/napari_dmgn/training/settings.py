@@ -73,7 +73,8 @@ class TrainConfig:
     training, and from its middle on. Starting wide finds sparse noise, ending narrow keeps detail.
     Not used by the recipe "paper", whose L1 is plain."""
     start: str | None = None
-    """Model to start from, of the same network: a file, or a model's name; None starts from random weights."""
+    """Model to start from: a file, or a model's name; None starts from random weights. Its network is that of these
+    settings, or lacks only the gains, which then start at 0."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are: prefixes of parameters' names, such as "head" or "background_branch.cells"."""
     steps: int = 10_000
@@ -84,8 +85,9 @@ class TrainConfig:
     """Rows of (end as a share of the steps, crop size in pixels, batch size)."""
     rescale: tuple[float, float] = (1.0, 1.0)
     """Pictures are resized by a factor from this interval, log-uniformly, before they are cropped."""
-    upright: bool = False
-    """Crops are mirrored left and right only, not turned too: for what depends on which side is up, as haze does."""
+    upright: bool | None = None
+    """Crops are mirrored left and right only, not turned too: for what depends on which side is up. None is true where
+    haze is put on clean pictures."""
     optimiser: str = "adamw"
     """"adamw", or "muon": Muon for the 3x3 convolutions between feature maps, AdamW for the rest."""
     learning_rate: float = 1e-3
@@ -177,8 +179,9 @@ class TrainConfig:
             value = getattr(self, name)
             check(name, value, is_whole(value) and value >= 1, "an integer of at least 1")
         check("patience", self.patience, is_whole(self.patience) and self.patience >= 0, "an integer of at least 0")
-        for name in ("half", "spectral_norm", "upright"):
+        for name in ("half", "spectral_norm"):
             check(name, getattr(self, name), isinstance(getattr(self, name), bool), "true or false")
+        check("upright", self.upright, self.upright is None or isinstance(self.upright, bool), "true, false or nothing")
         check("seed", self.seed, is_whole(self.seed) and 0 <= self.seed < 2**32, "an integer in [0, 2**32)")
         for name in ("learning_rate", "muon_rate", "clip", "discriminator_rate"):
             value = getattr(self, name)
@@ -265,7 +268,17 @@ class TrainConfig:
 
     def extras(self, depth: PicturePool | None = None) -> Extras:
         """Return what the batches' crops become pairs with."""
-        return Extras(degrade=self.mixture(), task=self.task, depth=depth, rescale=self.rescale, upright=self.upright)
+        return Extras(
+            degrade=self.mixture(), task=self.task, depth=depth, rescale=self.rescale, upright=self.keeps_upright
+        )
+
+    @property
+    def keeps_upright(self) -> bool:
+        """Whether crops are not turned."""
+        if self.upright is not None:
+            return self.upright
+        pairs_only = self.data is None and bool(self.sources) and all("input" in source for source in self.sources)
+        return self.kind == "haze" and not pairs_only
 
     def mixture(self) -> Any:
         """Return the degradation that the pairs are made with."""

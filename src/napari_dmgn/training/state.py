@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from napari_dmgn import checkpoint
+from napari_dmgn.model.config import PRESETS
 from napari_dmgn.training.optimiser import MuonAdamW
 from napari_dmgn.training.run import Run
 from napari_dmgn.training.settings import TrainConfig
@@ -29,6 +31,8 @@ _FREE = {
     "card", "compile", "data", "depth", "device", "features", "half", "name", "patience", "run", "save_minutes",
     "validate_every", "validation",
 }  # fmt: skip
+# Presets that came to have gains; their networks before that are the same without.
+_GAINED = [name for name, preset in PRESETS.items() if preset.background_gain]
 # What of a setting is compared.
 _NAMES = {"sources": "weights of sources"}
 
@@ -125,8 +129,12 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads(file.metadata()["state"])
+            gains = any(".gain." in name for name in file.keys())  # noqa: SIM118 - the file is no mapping
         if not isinstance(state["config"], dict):
             raise ValueError("it has no settings")
+        if not gains and state["config"].get("preset") in _GAINED:  # of a time when the preset had none
+            network = state["config"].get("network") or {}
+            state["config"]["network"] = {**network, "background_gain": False}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot resume {folder}: {path} is damaged: {error}") from error
     return state
@@ -173,6 +181,9 @@ def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
     before = {**TrainConfig().to_dict(), **saved}  # a state may be older than a setting
     for settings in (now, before):  # folders may move; the pictures themselves are compared by their digest
         settings["sources"] = [source.get("weight", 1.0) for source in settings["sources"]]
+    now["upright"] = config.keeps_upright
+    if before["upright"] is None:
+        before["upright"] = replace(config, upright=None).keeps_upright
     changed = sorted(k for k in now if k not in _FREE and now[k] != before[k])
     if changed:
         told = "; ".join(f"{_NAMES.get(k, k)} is {now[k]!r}, wanted {before[k]!r}" for k in changed)
