@@ -166,7 +166,8 @@ def bytes_per_pixel(config: NetworkConfig, precision: str) -> float:
     """Return the bytes that a window takes at most, per pixel that it reads."""
     if config.head == "vgg19":  # measured: 7.0 kB in float32, 6.1 kB in bf16
         return 7.5e3
-    # About sixteen feature maps of the trunk live at the refining phase's peak, beside some ten
-    # float32 images: of the compact network in bf16, 2 megapixels were measured at 236 to 250 bytes each.
+    # About sixteen feature maps of the trunk live at the refining phase's peak, beside some ten float32 images:
+    # without gains, 2 megapixels were measured at 236 to 250 bytes each in bf16. Gains are two images more.
+    images = 12 if config.background_gain else 10
     item = 2 if precision == "bf16" else 4
-    return 16 * item * config.width / config.trunk_stride**2 + 10 * 3 * 4
+    return 16 * item * config.width / config.trunk_stride**2 + images * 3 * 4
