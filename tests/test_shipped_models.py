@@ -41,7 +41,7 @@ def test_clean_picture_stays_as_it_is(rain, name):
 @pytest.mark.parametrize(
     ("task", "name", "strength", "gain"),
     [
-        ("haze", "astronaut", "thin", 4),
+        ("haze", "astronaut", "thin", 3),
         ("haze", "coffee", "medium", 5),
         ("haze", "chelsea", "coloured", 3),
         ("reflection", "chelsea", "gamma", 0.5),

@@ -60,7 +60,9 @@ def test_a_head_of_vgg_is_not_trained_from_made_up_features(pictures, tmp_path, 
 
 
 def test_warm_start_begins_with_the_given_weights(pictures, tmp_path, tiny_checkpoint, settings, bits):
-    config = settings(pictures, tmp_path, start=str(tiny_checkpoint), learning_rate=1e-12, warmup=0, weight_decay=0)
+    own = checkpoint.read_header(tiny_checkpoint).config.to_dict()
+    still = {"learning_rate": 1e-12, "warmup": 0, "weight_decay": 0}
+    config = settings(pictures, tmp_path, start=str(tiny_checkpoint), network=own, **still)
     given = bits(tiny_checkpoint)
     run = run_module.Run(config)
     for tensors in (run.network.state_dict(), run.average):
