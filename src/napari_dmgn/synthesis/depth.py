@@ -39,13 +39,10 @@ def random_depth(images: Tensor, draw: Draw) -> Tensor:
     (N, 1, H, W) float tensor in [0, 1]
         0 near, 1 far.
     """
-    n, size = len(images), (images.shape[2], images.shape[3])
-    small = _reduced(size)
+    n, small = len(images), _reduced((images.shape[2], images.shape[3]))
     kinds = torch.stack([_hills(n, small, draw), _ramp(n, small, draw), _planes(n, small, draw)])
     share = torch.softmax(3 * draw.normal((3, n, 1, 1, 1)), 0)
-    depth = spread((share * kinds).sum(0))
-
-    return _aligned(depth, images, draw)
+    return _aligned(spread((share * kinds).sum(0)), images, draw)
 
 
 def landscape_depth(images: Tensor, draw: Draw) -> Tensor:
@@ -64,8 +61,7 @@ def landscape_depth(images: Tensor, draw: Draw) -> Tensor:
     (N, 1, H, W) float tensor in [0, 1]
         0 near, 1 far.
     """
-    n = len(images)
-    small = _reduced((images.shape[2], images.shape[3]))
+    n, small = len(images), _reduced((images.shape[2], images.shape[3]))
     y = torch.linspace(1, 0, small[0], device=images.device)[None, None, :, None]  # height: 0 is the lower border
     x = torch.linspace(-0.5, 0.5, small[1], device=images.device)
 
@@ -119,18 +115,20 @@ def _sky(images: Tensor) -> Tensor:
 
 def _skyline(n: int, width: int, draw: Draw) -> Tensor:
     """Draw how high things reach over each column, (N, 1, 1, W) in [0, 1]."""
-    wide, narrow = (draw.uniform((n, 1, 1, cells), 0, 1) for cells in (4, 16))
-    share = draw.uniform((n, 1, 1, 1), 0, 1)
-    heights = [F.interpolate(v, (1, width), mode="nearest") for v in (wide, narrow)]
-    return torch.lerp(heights[0], heights[1], share)
+    wide, narrow = (_across(draw.uniform((n, 1, 1, cells), 0, 1), width) for cells in (4, 16))
+    return torch.lerp(wide, narrow, draw.uniform((n, 1, 1, 1), 0, 1))
 
 
 def _columns(n: int, width: int, draw: Draw) -> Tensor:
     """Draw the depth of the thing that stands in each column, (N, 1, 1, W) in [0, 1]."""
-    wide, narrow = (draw.uniform((n, 1, 1, cells), 0.02, 1) for cells in (3, 11))
-    taken = F.interpolate(draw.chance((n, 1, 1, 11), 0.5).float(), (1, width), mode="nearest")
-    things = [F.interpolate(v, (1, width), mode="nearest") for v in (wide, narrow)]
-    return torch.where(taken > 0, things[1], things[0])
+    wide, narrow = (_across(draw.uniform((n, 1, 1, cells), 0.02, 1), width) for cells in (3, 11))
+    taken = _across(draw.chance((n, 1, 1, 11), 0.5).float(), width)
+    return torch.where(taken > 0, narrow, wide)
+
+
+def _across(cells: Tensor, width: int) -> Tensor:
+    """Spread (N, 1, 1, cells) values over columns, in steps."""
+    return F.interpolate(cells, (1, width), mode="nearest")
 
 
 def _hills(n: int, size: tuple[int, int], draw: Draw) -> Tensor:
