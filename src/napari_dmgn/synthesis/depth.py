@@ -72,9 +72,10 @@ def landscape_depth(images: Tensor, draw: Draw) -> Tensor:
     things = torch.where(y < _skyline(n, small[1], draw) * 1.2, _columns(n, small[1], draw), 1)
     scene = torch.minimum(ground, things) ** draw.uniform((n, 1, 1, 1), 0.5, 1.2)
     scene = torch.lerp(scene, _hills(n, small, draw), draw.uniform((n, 1, 1, 1), 0, 0.4))
-    scene = scene * draw.uniform((n, 1, 1, 1), 0.55, 1)  # the sky is often far behind all else
+    # The sky is often far behind all else: in fog all of it is airlight, over a ground that is still seen.
+    scene = scene * draw.log_uniform((n, 1, 1, 1), 0.2, 1)
 
-    sky = _sky(F.interpolate(images, small, mode="area")) * draw.chance((n, 1, 1, 1), 0.85)
+    sky = _sky(F.interpolate(images, small, mode="area")) * draw.chance((n, 1, 1, 1), 0.92)
     return _aligned(torch.lerp(scene, torch.ones_like(scene), sky), images, draw)
 
 
@@ -102,7 +103,7 @@ def _sky(images: Tensor) -> Tensor:
     value = luminance(images)
     blue = images[:, 2:] - images[:, :1]
     # Bright, or bluer than red and not dark.
-    bright = torch.sigmoid(14 * (value + 1.2 * blue - 0.62)) * torch.sigmoid(20 * (images[:, 2:] - 0.3))
+    bright = torch.sigmoid(14 * (value + 1.8 * blue - 0.55)) * torch.sigmoid(20 * (images[:, 2:] - 0.3))
     rough = F.max_pool2d(value, 3, 1, 1) + F.max_pool2d(-value, 3, 1, 1)
     likely = bright * torch.sigmoid(25 * (0.16 - rough))
     # Sky reaches the upper border: what is above a pixel is sky, too.

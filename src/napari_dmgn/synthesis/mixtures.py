@@ -46,8 +46,8 @@ TASK_PARTS: dict[str, dict[str, Callable[[], Degradation]]] = {
         "indoor": lambda: MetricHaze(real_depth=_REAL),
         "outdoor": lambda: MetricHaze(
             beta=(0.04, 0.2),
-            near=(0.5, 2.5),
-            far=(4.0, 12.0),
+            near=(1.0, 3.0),
+            far=(4.0, 24.0),
             airlight=(0.8, 1.0),
             tint=0.0,
             real_depth=0.1,
