@@ -219,7 +219,7 @@ def test_existing_results_are_kept_unless_told_otherwise(picture, model, out, ca
     assert main(arguments) == 0
     (out / "rainy_background.png").write_bytes(b"mine")
     assert main(arguments) == 0
-    assert "skipped, its results exist (--overwrite" in capsys.readouterr().out
+    assert "skipped, results of this name exist (--overwrite" in capsys.readouterr().out
     assert (out / "rainy_background.png").read_bytes() == b"mine"
     assert main([*arguments, "--overwrite"]) == 0
     assert (out / "rainy_background.png").read_bytes() != b"mine"
@@ -525,9 +525,9 @@ def test_demo_writes_pictures_a_sheet_and_true_numbers(model, out, capsys):
     name = sample_names()[0]
     assert main(["demo", "-o", str(out), "--samples", name, "--json", *model]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [result["rain"] for result in report["pictures"]] == ["light", "heavy"]
+    assert [result["strength"] for result in report["pictures"]] == ["light", "heavy"]
     for result in report["pictures"]:
-        stem = f"{name}_{result['rain']}"
+        stem = f"{name}_{result['strength']}"
         clean, before, after = (
             read_image(out / f"{stem}_{part}.png").array for part in ("clean", "input", "background")
         )
@@ -537,6 +537,25 @@ def test_demo_writes_pictures_a_sheet_and_true_numbers(model, out, capsys):
     sheet = read_image(Path(report["sheet"])).array
     assert sheet.ndim == 3
     assert sheet.shape[1] > 4 * 300
+
+
+def test_demo_of_another_task_has_its_noise_and_replaces_the_earlier_demo(model, out, capsys):
+    from napari_dmgn.samples import sample_names
+
+    first, second = sample_names()[:2]
+    assert main(["demo", "-o", str(out), "--samples", first, *model]) == 0
+    assert f"{first:<12} light rain         PSNR" in capsys.readouterr().out
+    (out / "mine.png").touch()
+    assert main(["demo", "-o", str(out), "--samples", second, "--task", "haze", "--json", *model]) == 0
+    pictures = json.loads(capsys.readouterr().out)["pictures"]
+    assert [(p["task"], p["strength"], p["protocol"]) for p in pictures] == [
+        ("haze", "thin", "haze-rgb"),
+        ("haze", "dense", "haze-rgb"),
+    ]
+    made = {path.name for path in out.iterdir()} - {"mine.png", "before_after.png"}
+    assert {name.split("_")[0] for name in made} == {second}
+    thin, dense = (read_image(out / f"{second}_{s}_input.png").array for s in ("thin", "dense"))
+    assert dense.std() < thin.std()
 
 
 def test_demo_refuses_an_unknown_sample(out, model, capsys):
@@ -754,8 +773,8 @@ def test_train_without_anything_to_train_on_is_a_wrong_argument(pairs, tmp_path,
     assert "wanted 24 to validate on (validation_pictures)" in capsys.readouterr().err
     assert main(["train", *pairs, "--start", "rain", "-o", str(tmp_path / "run"), "--validation", "1"]) == 1
     assert "wanted 1 to validate on (validation_pictures)" in capsys.readouterr().err  # they are too small
-    assert main(["train", "--data", "x", "--kind", "snow"]) == 1
-    assert "degradation_kind is 'snow'; wanted one of rain" in capsys.readouterr().err
+    assert main(["train", "--data", "x", "--kind", "snow"]) == 2
+    assert "argument --kind: invalid choice: 'snow'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

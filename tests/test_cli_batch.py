@@ -52,6 +52,10 @@ def test_patterns_are_expanded_where_the_shell_has_not(folder, monkeypatch):
     assert found(folder, [folder / "*.png"]) == [("b.png", ".")]
     assert found(folder, [folder / "day?/*.png"]) == [("day1/a.png", "."), ("day2/a.png", ".")]
     assert found(folder, [folder / "**/c.*"], recursive=True) == [("day1/deep/c.PNG", "day1/deep")]
+    below = [("b.png", "."), ("day1/a.png", "day1"), ("day1/deep/c.PNG", "day1/deep"), ("day2/a.png", "day2")]
+    assert found(folder, [folder / "*.[pP][nN][gG]"], recursive=True) == below
+    assert found(folder, [folder / "day1*"], recursive=True) == below[1:3]  # as where the shell has expanded it
+    assert found(folder, [folder / "*.[pP]*"], recursive=True, output=folder / "day1") == [below[0], below[3]]
     monkeypatch.chdir(folder)
     assert [source.path for source in find_sources(["day*/a.png", "./b.png", "b.png"])] == [
         Path("day1/a.png"),
@@ -105,7 +109,7 @@ def test_a_tree_is_restored_into_a_tree_and_then_skipped(folder, model, tmp_path
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.out.endswith("5 images: 1 restored, 4 skipped, 0 failed\n")
-    assert printed.out.count("skipped, its results exist") == 4
+    assert printed.out.count("skipped, results of this name exist") == 4
     assert printed.err == ""
     again = {name: path.stat().st_mtime_ns for name, path in written.items()}
     assert {name for name in first if again[name] != first[name]} == {f"day1/a_{part}.png" for part in PARTS}

@@ -293,7 +293,17 @@ def test_an_existing_result_is_skipped_or_replaced(tmp_path, out, model, capsys)
     assert main(arguments) == 0
     (out / "mine").touch()
     assert main(arguments) == 0
-    assert "skipped, its results exist" in capsys.readouterr().out
+    assert "skipped, results of this name exist" in capsys.readouterr().out
+    # Those of another image, task or level are no results of this one.
+    other = store(tmp_path / "other.ome.zarr", noise((20, 20)), "YX")
+    for words, told in (
+        ([str(other), *arguments[2:]], "is the result of input 'big.ome.zarr', not 'other.ome.zarr'"),
+        ([*arguments[1:], "--task", "haze"], "is the result of task 'rain', not 'haze'"),
+        ([*arguments[1:4], "--device", "cpu"], "is the result of a model of sha256"),
+    ):
+        assert main(["restore", *words]) == 1
+        assert told in capsys.readouterr().err
+    shutil.rmtree(other)
     assert (out / "mine").exists()
     assert main([*arguments, "--overwrite"]) == 0
     assert not (out / "mine").exists()

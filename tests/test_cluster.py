@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -92,7 +94,11 @@ def test_the_command_line_sends_the_windows_of_a_store_to_the_workers(cluster, t
     here, there = tmp_path / "here.ome.zarr", tmp_path / "there.ome.zarr"
     assert main(["restore", str(source), "-o", str(here), *options]) == 0
     address = cluster.scheduler_info()["address"]
-    assert main(["restore", str(source), "-o", str(there), "--scheduler", address, *options]) == 0
+    words = ["restore", str(source), "-o", str(there), "--scheduler", address, *options]
+    # In a process of its own, which has no client but the command's.
+    done = subprocess.run([sys.executable, "-m", "napari_dmgn", *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"windows": 24' in done.stdout
     for part in ("background", "noise", "noise_map"):
         local, remote = (np.asarray(open_store(folder / part).array) for folder in (here, there))
         assert local.any()

@@ -10,7 +10,7 @@ import tifffile
 from imagecodecs import png_encode
 from PIL import Image, ImageCms
 
-from napari_dmgn.files import ImageFile, read_image, write_image
+from napari_dmgn.files import ImageFile, create_store, open_store, read_image, write_image
 
 TIFF_TYPES = ["u1", "i1", "<u2", ">u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", ">f4", "f8"]
 PICTURES = [(1, 1), (7, 5), (9, 4, 3), (1, 1, 4), (6, 8, 4)]
@@ -153,6 +153,23 @@ def test_ome_tiffs_keep_their_axes_and_pixel_size(tmp_path):
     written = read_image(tmp_path / "b.tif")
     assert written.axes == "TZYX"
     assert sizes.items() <= written.metadata["ome"].items()
+
+
+def test_ome_tiffs_keep_the_names_of_their_channels(tmp_path):
+    image = noise((2, 3, 6, 8), "u2")
+    names = {"Channel": {"Name": ["DAPI", "GFP", "RFP"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", image, metadata={"axes": "TCYX", **names}, photometric="minisblack")
+    source = read_image(tmp_path / "a.ome.tif")
+    assert source.channel_axis == 1
+    write_image(tmp_path / "b.ome.tif", image + 1, like=source)
+    assert read_image(tmp_path / "b.ome.tif").metadata["ome"]["Channel"] == names["Channel"]
+    write_image(tmp_path / "c.ome.tif", image[:, :2], like=source)  # of other channels
+    assert "Channel" not in read_image(tmp_path / "c.ome.tif").metadata["ome"]
+    pytest.importorskip("zarr")
+    create_store(tmp_path / "d.ome.zarr", shape=image.shape, dtype="u2", axes="TCYX", chunk=8, like=source, name="d")
+    channels = open_store(tmp_path / "d.ome.zarr").metadata["ngff"]["omero"]["channels"]
+    assert [channel["label"] for channel in channels] == names["Channel"]["Name"]
+    assert {channel["window"]["max"] for channel in channels} == {65535}
 
 
 def test_a_map_of_colours_keeps_the_other_axes(tmp_path):

@@ -282,6 +282,10 @@ def test_command_line_imports_a_file_that_then_loads_and_restores(state, network
     other = tmp_path / "x.safetensors"
     assert main(["models", "import-official", str(output), "--task", "rain", "-o", str(other)]) == 1
     assert not other.exists()
-    error = capsys.readouterr().err
+    assert main(["models", "import-official", str(tmp_path / "models"), "--task", "rain", "-o", str(other)]) == 1
+    capsys.readouterr()
+    assert main(["models", "import-official", str(output), "--task", "rain", "-o", str(other)]) == 1
+    listed, error = capsys.readouterr()
+    assert listed == ""  # where no tensor is of use, none is named
     assert error.startswith("napari-dmgn: error: ")
     assert error.count("\n") == 1

@@ -108,6 +108,20 @@ def reflection_sample(name: str, strength: str = "linear", seed: int = 0) -> Sam
     return _sample("reflection", name, strength, seed, REFLECTION, layer=clean_sample(other)[:, ::-1], clean=clean)
 
 
+def made_sample(task: str, name: str, strength: str, seed: int = 0) -> Sample:
+    """Return a photograph with a task's noise on it: `rainy_sample`, `hazy_sample` or `reflection_sample`.
+
+    Raises
+    ------
+    ValueError
+        If task, name or strength is unknown.
+    """
+    makers = {"rain": rainy_sample, "haze": hazy_sample, "reflection": reflection_sample}
+    if task not in makers:
+        raise ValueError(f"no samples for task {task!r}; the tasks are {', '.join(makers)}")
+    return makers[task](name, strength, seed)
+
+
 def striped_cells(seed: int = 0, shape: tuple[int, int, int] = (12, 256, 256)) -> Sample:
     """Return a stack of made cells in which a light sheet's shadows darken stripes.
 

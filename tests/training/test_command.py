@@ -51,6 +51,16 @@ def test_a_model_to_start_from_is_not_trained_as_random_weights_are(tiny_checkpo
     assert told(quick("within", f'start = "{tiny_checkpoint}"\n'), "--data", "x") == (gentle, narrow)
 
 
+def test_small_pictures_want_small_crops_which_options_name(pictures, tmp_path, capsys):
+    words = ["train", "--data", str(pictures), "--validation", "1", "--check"]
+    assert main(words) == 1
+    assert "or a smaller validation_crop" in capsys.readouterr().out
+    assert main([*words, "--crop", "48", "--validation-crop", "64"]) == 0
+    assert "training 4 pictures" in capsys.readouterr().out
+    config = read("--data", pictures, "--crop", "64", "--validation-crop", "32")
+    assert (config.phases, config.validation_crop) == (((1.0, 64, 64),), 32)
+
+
 def test_a_run_is_resumed_by_its_folder_alone(pictures, quick, tiny_checkpoint, tmp_path, capsys):
     run = tmp_path / "run"
     words = ["train", quick("a", "seed = 3\n"), "--data", pictures, "--start", tiny_checkpoint]

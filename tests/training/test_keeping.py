@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from napari_dmgn import checkpoint, files
-from napari_dmgn.training import budget, iter_train, log, loop, state, train
+from napari_dmgn.training import TrainConfig, budget, iter_train, log, loop, state, train
 from napari_dmgn.training import run as run_module
 
 
@@ -222,6 +222,47 @@ def test_nothing_of_an_earlier_run_is_overwritten_unasked(pictures, settings, tm
                 iter_train(moved, resume=True)
         assert sorted(p.name for p in folder.iterdir()) == sorted(kept)
         assert train(moved, overwrite=True).exists()
+
+
+def test_the_model_that_a_run_starts_from_is_not_overwritten_by_it(pictures, settings, tmp_path):
+    start = train(settings(pictures, tmp_path / "a", steps=2))
+    again = settings(pictures, tmp_path / "a", steps=2, start=str(start))
+    with pytest.raises(ValueError, match=r"holds model.safetensors, which the run is to start from"):
+        iter_train(again, overwrite=True)
+    assert start.exists()
+    assert train(replace(again, run=str(tmp_path / "b"))).exists()
+
+
+def test_a_run_that_is_killed_in_its_first_step_is_resumed(
+    pictures, settings, tmp_path, monkeypatch, uninterrupted, same_run
+):
+    config = settings(pictures, tmp_path)
+
+    def killed(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_dmgn.training.run.Run.advance", killed)
+        with pytest.raises(SystemExit):
+            train(config)
+    assert (tmp_path / state.STATE).exists()
+    train(config, resume=True)
+    same_run(tmp_path, uninterrupted[0])
+
+
+def test_a_run_is_resumed_from_another_folder(pictures, settings, tmp_path, monkeypatch):
+    shutil.copytree(pictures, tmp_path / "here" / "pictures")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    start = train(settings("pictures", "first", steps=1))
+    config = settings("pictures", "run", start=str(start), sources=[{"clean": "pictures"}], steps=3)
+    next(events := iter_train(config))
+    events.close()
+    monkeypatch.chdir(tmp_path / "there")
+    saved = state.read_config("../here/run")
+    assert train(TrainConfig.from_dict({**saved, "run": "../here/run"}), resume=True).exists()
+    with pytest.raises(ValueError, match=r"start is 'model.safetensors', wanted 'best.safetensors'"):
+        state._check_same_run(TrainConfig.from_dict(saved), {**saved, "start": "x/best.safetensors"})
 
 
 def test_a_damaged_state_is_told_in_one_line(pictures, settings, tmp_path):

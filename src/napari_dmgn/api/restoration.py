@@ -20,7 +20,9 @@ class Restoration:
     Attributes
     ----------
     background : the clean image; shape and, unless asked otherwise, dtype of the input
-    noise : float32 in the input's units of intensity; RGB without alpha, other axes as the input
+    noise : the layer that lay over it, as the model estimates it: streaks, haze's veil, the reflection. float32 in
+        the input's units of intensity; RGB without alpha, other axes as the input. What was taken out of the input is
+        the input less `background`, which is another thing where the layer also dims what lies behind it
     noise_map : float32 in [0, 1], how much noise a pixel holds; the input's axes without colours
     coarse : the first estimate of the background, before refinement; like `background`
     provenance : what it was made with: model and its sha256, versions, device, range, seconds ...

@@ -14,14 +14,15 @@ import numpy as np
 from napari_dmgn.api import Restoration
 from napari_dmgn.cli.common import Bar, UsageError, model_arguments, run_restore, task_of, written_together
 from napari_dmgn.cli.sources import Source, check_results, result_path
-from napari_dmgn.files import ImageFile, is_store, read_image, write_image
+from napari_dmgn.files import ImageFile, is_store, read_image, read_notes, write_image
 from napari_dmgn.images import saturate, unit_to_dtype
 from napari_dmgn.lazy import Cluster, Destination, Here, Input, StoreRun
-from napari_dmgn.zoo import load_model
+from napari_dmgn.zoo import find_model, load_model
 
 __all__ = ["Job", "Report", "StoreJob", "job_of", "made_by"]
 
 PARTS = ("background", "noise", "noise_map")
+_TOLD = {"sha256": "a model of sha256"}
 _MASK = "_mask_"  # between an image's name and that of a cell
 _MASK_FILE = re.compile(rf"(.+){_MASK}(?:background|noise|refine)-\d+\.tif")
 
@@ -56,6 +57,10 @@ class Job:
             folder, stem = self.results["background"].parent, _stem(self.results)
             if not any(folder.glob(f"{glob.escape(stem)}{_MASK}*.tif")):
                 return f"{stem}{_MASK}*.tif"
+        return None
+
+    def other(self) -> str | None:
+        """What else the results that exist say they were made of or with; None where nothing else, and for files."""
         return None
 
     def read(self) -> Any:
@@ -96,6 +101,21 @@ class StoreJob(Job):
         """Whether any of the results is there, and no run is left to be finished."""
         where = Destination.of(self.args.output, self.results, self.source.name)
         return not where.unfinished and super().exists()
+
+    def other(self) -> str | None:
+        """What else the results that exist say they were made of or with, or None."""
+        model = find_model(self.args.model or task_of(self.args))
+        wanted = {
+            "input": self.source.name,
+            "level": self.args.level,
+            "task": task_of(self.args),
+            "sha256": model.sha256,
+        }
+        notes = read_notes(self.results["background"])
+        for name, value in wanted.items():
+            if name in notes and notes[name] != value:
+                return f"{_TOLD.get(name, name)} {notes[name]!r}, not {value!r}"
+        return None
 
     def read(self) -> Any:
         """Nothing yet: windows are read as they are needed."""

@@ -188,7 +188,8 @@ def _import_official(args: argparse.Namespace) -> int:
     try:
         report = import_official(args.file, args.task, output)
     except MissingTensorsError as error:
-        _tell_import(error.report, None, as_json=args.json)
+        if error.report.used:  # of a file that has none, every line would say so
+            _tell_import(error.report, None, as_json=args.json)
         raise
     _tell_import(report, output, as_json=args.json)
     return 0

@@ -63,9 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restore every file; one that fails is reported at the end and the others go on."""
-    from napari_dmgn.zoo import load_model
+    from napari_dmgn.zoo import find_model, load_model
 
     check_folder(args.output)
+    find_model(args.model or task_of(args))  # a name that is wrong is told also where there is nothing to do
     jobs = _jobs(args)
     reports = {job.source: _existing(job) for job in jobs if not args.overwrite and job.exists()}
     waiting = [job for job in jobs if job.source not in reports]
@@ -126,6 +127,11 @@ def _existing(job: Job) -> Report:
         there = next(path for path in job.results.values() if path.exists())
         error = f"{str(there)!r} exists, {missing!r} does not; pass --overwrite to make all results again"
         return {"input": job.source, "error": error}
+    other = job.other()
+    if other is not None:
+        result = f"{str(job.results['background'])!r} is the result of {other}"
+        error = f"{result}; name another place, or pass --overwrite to replace it"
+        return {"input": job.source, "error": error}
     return {"input": job.source, "outputs": job.results, "skipped": True}
 
 
@@ -134,7 +140,7 @@ def _tell(report: Report | None, args: argparse.Namespace) -> None:
     if args.json or report is None or "error" in report:
         return
     if "skipped" in report:
-        print(f"{report['input']}: skipped, its results exist (--overwrite replaces them)")
+        print(f"{report['input']}: skipped, results of this name exist (--overwrite replaces them)")
     else:
         seconds = report["provenance"].get("seconds", 0.0)
         print(f"{report['input']} -> {report['outputs']['background']} ({seconds:.2f} s)")
@@ -156,5 +162,7 @@ def _intensity_range(text: str) -> str | tuple[float, float]:
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected auto, dtype or LO,HI, got {text!r}") from None
+        low = high = 0.0
+    if not low < high:
+        raise argparse.ArgumentTypeError(f"expected auto, dtype or LO,HI with LO < HI, got {text!r}")
     return low, high

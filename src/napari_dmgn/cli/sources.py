@@ -36,7 +36,7 @@ def find_sources(
     Parameters
     ----------
     words : image files, folders (the images directly inside) and patterns such as ``in/*.png``
-    recursive : look into the sub-folders of folders too, and keep the sub-folders in `Source.folder`
+    recursive : look into sub-folders too, of folders and of what patterns match, and keep them in `Source.folder`
     stores : take Zarr stores too
     output : the folder of results, which is not looked into where it lies in a folder that is
 
@@ -66,7 +66,7 @@ def _named(word: Path, recursive: bool, stores: bool, output: Path | None) -> li
     elif word.exists():
         raise UsageError(f"cannot read {str(word)!r}: expected one of {', '.join(IMAGE_SUFFIXES)}")
     elif glob.has_magic(str(word)):
-        paths, root = _matching(word, stores), _fixed_part(word)
+        paths, root = _matching(word, recursive, stores, output), _fixed_part(word)
         nothing = f"no image ({', '.join(IMAGE_SUFFIXES)}) matches {str(word)!r}"
     else:
         raise UsageError(f"no such file: {str(word)!r}")
@@ -102,8 +102,19 @@ def _is_searched(path: Path, output: Path | None) -> bool:
     return not (output and output.is_dir() and path.samefile(output))
 
 
-def _matching(pattern: Path, stores: bool) -> Iterator[Path]:
-    return (path for path in map(Path, glob.iglob(str(pattern), recursive=True)) if _is_image(path, stores))
+def _matching(pattern: Path, recursive: bool, stores: bool, output: Path | None) -> Iterator[Path]:
+    """Yield the images that match; with those in sub-folders and in folders that match, some twice, if recursive."""
+    if not recursive:
+        yield from (path for path in map(Path, glob.iglob(str(pattern), recursive=True)) if _is_image(path, stores))
+        return
+    root = _fixed_part(pattern)
+    for path in map(Path, glob.iglob(str(pattern.parent / "**" / pattern.name), recursive=True)):
+        if not all(_is_searched(folder, output) for folder in path.parents if root in folder.parents):
+            continue
+        if _is_searched(path, output):
+            yield from _inside(path, recursive, stores, output)
+        elif _is_image(path, stores):
+            yield path
 
 
 def _fixed_part(pattern: Path) -> Path:

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_dmgn.cli.common import UsageError, positive, print_json
+from napari_dmgn.synthesis import KINDS
+from napari_dmgn.zoo import TASKS
 
 if TYPE_CHECKING:
     from napari_dmgn.training import TrainConfig, TrainEvent
 
 _STEPS_BETWEEN_LINES = 100
+# Of a batch, where --crop says its crops: as many as the first phase has by default.
+_PIXELS = 16 * 128**2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth", metavar="DIR", help="folder of depth maps for haze, dark near, *_depth or all (default: drawn ones)"
     )
-    parser.add_argument("--task", metavar="TASK", help="rain, haze or reflection (default: that of --start, else rain)")
+    parser.add_argument("--task", choices=TASKS, help="what is removed (default: that of --start, else rain)")
     parser.add_argument(
-        "--kind", metavar="KIND",
-        help="what is put on --data, where it is not the task's own: stripes, veil, background",
+        "--kind", choices=KINDS,
+        help="what is put on --data (default: the task's own)",
     )  # fmt: skip
     parser.add_argument(
         "--validation", type=positive, metavar="N", help="pictures or pairs held out to validate on (default: 24)"
     )
+    parser.add_argument(
+        "--crop", type=positive, metavar="N",
+        help="side of the crops that are trained on, in pixels; smaller pictures are left out (default: 128, then 192)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--validation-crop", type=positive, metavar="N",
+        help="side of the central crops that are validated on, in pixels (default: 256)",
+    )  # fmt: skip
     parser.add_argument("--start", metavar="MODEL", help="fine-tune this model: a name or a file")
     parser.add_argument(
         "--freeze", nargs="+", metavar="PART", help="parts of the network that stay as they are, such as head"
@@ -117,6 +129,8 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         "task": args.task,
         "degradation_kind": args.kind,
         "validation_pictures": args.validation,
+        "validation_crop": args.validation_crop,
+        "phases": args.crop and [[1.0, args.crop, max(1, _PIXELS // args.crop**2)]],
         "start": args.start,
         "freeze": args.freeze,
         "learning_rate": args.rate,

@@ -225,7 +225,8 @@ def _hold_out(
         problems = "; ".join(report.problems())
         raise ValueError(
             f"{len(fit)} of {total} pictures have the {least} px of validation_crop; wanted {count} to "
-            f"validate on (validation_pictures) and others to train on{f'; {problems}' if problems else ''}"
+            f"validate on (validation_pictures) and others to train on, or a smaller validation_crop"
+            f"{f'; {problems}' if problems else ''}"
         )
     if count >= total:
         wanted = "lower validation_pictures" if total > 1 else "wanted at least 2 pictures, or validation, a source"

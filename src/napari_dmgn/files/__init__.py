@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from napari_dmgn.files.image_file import Array, ImageFile, axes_of
-from napari_dmgn.files.multiscale import create_store, open_to_write, write_collection
+from napari_dmgn.files.multiscale import create_store, open_to_write, read_notes, write_collection
 from napari_dmgn.files.ome_zarr import is_store, open_store
 from napari_dmgn.files.pictures import encode_png16, read_picture, read_png, write_picture
 from napari_dmgn.files.pyramid import Block, blocks, fill
@@ -29,6 +29,7 @@ __all__ = [
     "open_store",
     "open_to_write",
     "read_image",
+    "read_notes",
     "replacing",
     "write_collection",
     "write_image",

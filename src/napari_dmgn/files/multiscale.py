@@ -11,7 +11,7 @@ from napari_dmgn.files.ome_zarr import COLOURS, import_zarr
 from napari_dmgn.files.transposed import Transposed
 from napari_dmgn.files.units import axis_sizes
 
-__all__ = ["create_store", "open_to_write", "write_collection"]
+__all__ = ["create_store", "open_to_write", "read_notes", "write_collection"]
 
 _KINDS = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 _RANK = {"T": 0, "C": 1, "S": 1, "Z": 3, "Y": 4, "X": 5}  # the format's order; others stand between
@@ -70,7 +70,7 @@ def create_store(
             for level in range(len(levels))
         ],
     }
-    omero = _omero(letters, shape, np.dtype(dtype), like)
+    omero = _omero(axes, shape, np.dtype(dtype), like)
     attributes = {"multiscales": [image]} | ({"omero": omero} if omero else {})
     if version == "0.4":
         image["version"] = version
@@ -79,6 +79,14 @@ def create_store(
         group.attrs["ome"] = {"version": version} | attributes
     if notes:
         group.attrs["napari_dmgn"] = dict(notes)
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """Return the notes that an image was made with; none where it is none of ours."""
+    try:
+        return dict(import_zarr().open_group(path, mode="r").attrs.get("napari_dmgn", {}))
+    except (OSError, ValueError, TypeError):  # whatever lies there under this name
+        return {}
 
 
 def open_to_write(path: Path, axes: str) -> Transposed:
@@ -141,15 +149,20 @@ def _transformations(letters: list[str], level: int, like: ImageFile) -> list[di
     return changes
 
 
-def _omero(letters: list[str], shape: tuple[int, ...], dtype: np.dtype[Any], like: ImageFile) -> dict[str, Any] | None:
-    """Channels for viewers: red, green and blue of a colour picture, else those of the input."""
+def _omero(axes: str, shape: tuple[int, ...], dtype: np.dtype[Any], like: ImageFile) -> dict[str, Any] | None:
+    """Channels for viewers: red, green and blue of a colour picture, else those of the input, of OME-TIFF by name."""
     low, high = (0, 1) if dtype.kind == "f" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     window = {"min": low, "max": high, "start": low, "end": high}
-    if "S" in letters:
+    if "S" in axes:
         colours = [*COLOURS.items(), ("FFFFFF", "alpha")][: shape[-1]]
         channels = [{"color": c, "label": n, "active": n != "alpha", "window": window} for c, n in colours]
         return {"channels": channels}
-    known = like.metadata.get("ngff", {}).get("omero", {}).get("channels", []) if "C" in letters else []
+    if "C" not in axes:
+        return None
+    known = like.metadata.get("ngff", {}).get("omero", {}).get("channels", [])
+    names = like.metadata.get("ome", {}).get("Channel", {}).get("Name", [])
+    if not known and len(names) == shape[axes.index("C")]:
+        known = [{"color": "FFFFFF", "label": name, "active": True} for name in names]
     channels = [{"window": window} | channel for channel in known]
     return {"channels": channels} if channels else None
 

@@ -1,4 +1,4 @@
-"""TIFF of any type and number of axes; ImageJ and OME keep their pixel sizes."""
+"""TIFF of any type and number of axes; ImageJ and OME keep their pixel sizes, OME its channels' names."""
 
 import logging
 import xml.etree.ElementTree as ET
@@ -42,7 +42,7 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
             known = file.imagej_metadata
             metadata["imagej"] = {key: known[key] for key in _IMAGEJ_KEYS if key in known}
         elif file.ome_metadata:
-            metadata["ome"] = _ome_sizes(file.ome_metadata, number)
+            metadata["ome"] = _ome_facts(file.ome_metadata, number)
         array, axes = _pixels(path, file, chosen), chosen.axes
         if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
             array = np.iinfo(array.dtype).max - array
@@ -98,10 +98,14 @@ def _coloured(indices: Array, palette: Array) -> Array:
     return colours
 
 
-def _ome_sizes(xml: str, series: int) -> dict[str, str]:
-    images = [pixels.attrib for pixels in ET.fromstring(xml).iterfind(".//{*}Pixels")]
-    attributes = images[series] if series < len(images) else {}
-    return {key: value for key, value in attributes.items() if key.startswith(_OME_KEYS)}
+def _ome_facts(xml: str, series: int) -> dict[str, Any]:
+    """Return pixel sizes and, where all channels have one, their names, as tifffile writes them."""
+    images = list(ET.fromstring(xml).iterfind(".//{*}Pixels"))
+    if series >= len(images):
+        return {}
+    facts: dict[str, Any] = {key: value for key, value in images[series].items() if key.startswith(_OME_KEYS)}
+    names = [channel.get("Name") for channel in images[series].iterfind("{*}Channel")]
+    return facts | ({"Channel": {"Name": names}} if names and all(names) else {})
 
 
 def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | None, rgb: bool) -> None:
@@ -123,5 +127,8 @@ def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | Non
             metadata |= like.metadata["imagej"]
     elif standard and "ome" in like.metadata and dtype not in ("f2", "i8", "u8"):
         options["ome"] = True
-        metadata |= like.metadata["ome"]
+        known = like.metadata["ome"]
+        names = known.get("Channel", {}).get("Name", ())
+        named = "C" in (axes or "") and array.shape[(axes or "").index("C")] == len(names)
+        metadata |= {key: value for key, value in known.items() if named or key != "Channel"}
     imwrite(file, array, metadata=metadata, **options)

@@ -100,7 +100,8 @@ class Cluster:
 
     def _finished(self, futures: list[Any]) -> Iterator[Any]:
         try:
-            yield from self._as_completed(futures)
+            # Named, since a client that is not the default one is not looked for.
+            yield from self._as_completed(futures, loop=self._client.loop)
         finally:  # also where one failed, or nobody wants the rest
             self._client.cancel([future for future in futures if not future.done()])
 

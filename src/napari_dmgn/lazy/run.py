@@ -80,7 +80,7 @@ class StoreRun:
         if self.record is not None:  # "auto" may mean another size today
             settings = self._wanted | {"tile": self.record.tile}
             volume = describe(array.shape, array.dtype, self._task, regular=True, **settings)
-        self.provenance = volume.provenance
+        self.provenance = volume.provenance | {"input": Path(self.image.path).name, "level": self.image.level}
         self.job = StoreJob(image=self.image, folder=str(self.destination.work.absolute()), volume=volume)
         return volume
 

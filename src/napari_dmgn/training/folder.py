@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from napari_dmgn import checkpoint
+from napari_dmgn import checkpoint, zoo
 from napari_dmgn.training.log import LOG, TABLE
 from napari_dmgn.training.run import Run
 from napari_dmgn.training.state import STATE, state_bytes
@@ -19,13 +19,17 @@ MODEL = "model.safetensors"
 BEST = "best.safetensors"
 
 
-def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder with an earlier run that would be lost or mixed up; ValueError."""
+def check_folder(folder: Path, *, resume: bool, overwrite: bool, start: str | None) -> None:
+    """Refuse a folder with an earlier run that would be lost or mixed up, or be the start of this one; ValueError."""
     there = [name for name in (STATE, MODEL, BEST) if (folder / name).exists()]
     if there and not (resume or overwrite):
         raise ValueError(f"{folder} holds an earlier run; resume it, or allow to overwrite it")
     if there and not overwrite and STATE not in there:
         raise ValueError(f"{folder} holds {there[0]} but no state to resume; wanted another folder, or overwrite")
+    if there and overwrite and not resume and start is not None:
+        first = zoo.find_model(start).path.resolve()
+        if first.parent == folder.resolve():
+            raise ValueError(f"{folder} holds {first.name}, which the run is to start from; wanted another folder")
 
 
 def check_space(run: Run) -> None:

@@ -93,7 +93,7 @@ def iter_train(
         state saved last is still there.
     """
     folder = Path(config.run)
-    check_folder(folder, resume=resume, overwrite=overwrite)
+    check_folder(folder, resume=resume, overwrite=overwrite, start=config.start)
     digests = []
     weights = config.loss_weights()
     if features is None and (weights.perceptual or weights.coarse_perceptual):
@@ -167,6 +167,8 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
             if training.main:
                 log(event)
             yield event
+        if run.step == 0 and not run.finished():
+            _save(training)  # a run that is killed soon is resumed, too
         while not run.finished():
             torch.set_flush_denormal(True)  # denormals in young moments slow a CPU down several times
             done = run.advance(training.batches)
@@ -184,8 +186,9 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
                     _save(training)
                     saved_step = run.step
                 except OSError as error:
-                    kept = f"that of step {saved_step} is kept" if saved_step else "there is none yet"
-                    _logger.warning("state of step %d not saved, %s: %s", run.step, kept, error)
+                    _logger.warning(
+                        "state of step %d not saved, that of step %d is kept: %s", run.step, saved_step, error
+                    )
                 saved = now
             if training.main:
                 log(event)

@@ -33,6 +33,8 @@ _FREE = {
 }  # fmt: skip
 # Presets that came to have gains; their networks before that are the same without.
 _GAINED = [name for name, preset in PRESETS.items() if preset.background_gain]
+# What settings that may also be a model's or a download's name end in where they are files.
+_FILES = (".safetensors", ".pth")
 # What of a setting is compared.
 _NAMES = {"sources": "weights of sources"}
 
@@ -48,7 +50,7 @@ def save_state(run: Run) -> None:
         tensors |= _named("discriminator/", run.adversary.network.state_dict())
         tensors |= _moments("discriminator_optimiser/", run.adversary.optimiser)
     state = {
-        "config": run.config.to_dict(),
+        "config": _anywhere(run.config.to_dict()),
         "data": run.digest,
         "step": run.step,
         "steps": run.steps,
@@ -63,6 +65,22 @@ def save_state(run: Run) -> None:
     path = Path(run.config.run) / STATE
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     checkpoint.write_tensors(path, contiguous, {"state": json.dumps(state)})
+
+
+def _anywhere(settings: dict[str, Any]) -> dict[str, Any]:
+    """Make paths absolute: a run is also resumed from another folder than it was started in."""
+    sources = [_absolute(source, "clean", "input", "background") for source in settings["sources"]]
+    validation = _absolute(settings["validation"], "clean", "input", "background")
+    named = [name for name in ("data", "depth", "run") if settings[name]]
+    named += [name for name in ("start", "features") if str(settings[name]).endswith(_FILES)]
+    return {**_absolute(settings, *named), "sources": sources, "validation": validation}
+
+
+def _absolute(table: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {
+        name: str(Path(value).expanduser().absolute()) if name in names and value else value
+        for name, value in table.items()
+    }
 
 
 def state_bytes(run: Run) -> int:
@@ -181,6 +199,7 @@ def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
     before = {**TrainConfig().to_dict(), **saved}  # a state may be older than a setting
     for settings in (now, before):  # folders may move; the pictures themselves are compared by their digest
         settings["sources"] = [source.get("weight", 1.0) for source in settings["sources"]]
+        settings["start"] = settings["start"] and Path(settings["start"]).name
     now["upright"] = config.keeps_upright
     if before["upright"] is None:
         before["upright"] = replace(config, upright=None).keeps_upright
