@@ -86,9 +86,10 @@ def masks(viewer: napari.Viewer, path: Path, wait: float) -> None:
 def main() -> None:
     """Read the arguments and make the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder to write to")
+    parser.add_argument("folder", type=Path, help="folder to write to, made if missing")
     parser.add_argument("--wait", type=float, default=120, help="seconds to wait for a result")
     given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
     for name, make in (("napari", restore), ("napari_compare", compare), ("napari_masks", masks)):
         viewer = napari.Viewer(show=True, show_welcome_screen=False)
         viewer.window.resize(*SIZE)
