@@ -196,6 +196,12 @@ def test_of_few_stacks_the_last_frames_are_held_out(tmp_path):
     assert {"s0.tif[5]", "s1.tif[5]"} < set(held)
     assert len(train) == 9
     assert "s0.tif[0]" in train
+    # Files too small to validate on are no files to choose from.
+    for k in range(2):
+        write_image(folder / f"small{k}.png", np.random.default_rng(k).integers(0, 255, (34, 34), dtype=np.uint8))
+    more, again = names(gather(SourceSpec(clean=str(folder)), validation=3, validation_crop=40))
+    assert again == held
+    assert set(train) < set(more)
 
 
 def test_arrays_are_sources_too():

@@ -9,7 +9,7 @@ from napari_dmgn.synthesis import KINDS, synthesize
 from napari_dmgn.synthesis.mixtures import TASK_PARTS, validation_parts
 from napari_dmgn.synthesis.photographs import PHOTOGRAPHS, photograph
 
-DTYPES = ("u1", "<u2", ">u2", "u4", "f2", "f4", ">f4", "f8")
+DTYPES = ("u1", "<u2", ">u2", "u4", "u8", "f2", "f4", ">f4", "f8")
 
 
 def clean(dtype, shape=(40, 50, 3), seed=0):

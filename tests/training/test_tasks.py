@@ -6,7 +6,7 @@ from PIL import Image
 
 from napari_dmgn import checkpoint
 from napari_dmgn.synthesis import mixtures
-from napari_dmgn.training import check_data, iter_train
+from napari_dmgn.training import check_data, iter_train, validation
 
 OTHERS = sorted(set(mixtures.TASK_PARTS) - {"rain", "haze", "reflection"})
 
@@ -89,6 +89,9 @@ def test_depth_maps_are_stretched_enlarged_and_part_of_what_is_resumed(pictures,
     whole = pool.pictures[0].pixels
     assert (whole.min(), whole.max()) == (0, 1)
     assert (whole.float().diff(dim=-1) >= 0).all()
+    # The ramp goes across: only a crop that was turned changes from row to row.
+    moves = [validation._depth(pool, 24, 16, upright).diff(dim=-2).abs().amax() for upright in (True, False)]
+    assert moves[0] < 1e-3 < moves[1]
     config = settings(
         pictures, tmp_path / "run", task="haze", degradation={"outdoor": 1}, depth=str(folder), validation_crop=48
     )

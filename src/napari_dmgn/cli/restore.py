@@ -66,10 +66,11 @@ def run(args: argparse.Namespace) -> int:
     from napari_dmgn.zoo import find_model, load_model
 
     check_folder(args.output)
-    find_model(args.model or task_of(args))  # a name that is wrong is told also where there is nothing to do
     jobs = _jobs(args)
     reports = {job.source: _existing(job) for job in jobs if not args.overwrite and job.exists()}
     waiting = [job for job in jobs if job.source not in reports]
+    if not waiting:  # a model that is not there is told also where there is nothing to do
+        find_model(args.model or task_of(args))
     for job in jobs:
         _tell(reports.get(job.source), args)
     stopped: BaseException | None = None

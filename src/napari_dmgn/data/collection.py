@@ -231,10 +231,10 @@ def _hold_out(
     if count >= total:
         wanted = "lower validation_pictures" if total > 1 else "wanted at least 2 pictures, or validation, a source"
         raise ValueError(f"{count} of {total} pictures for validation leave none to train; {wanted}")
-    held = _choose(fit, count)
+    several = len({p.group for p in fit}) >= _MANY_GROUPS
+    held = _choose(fit, count, several)
     # The other pictures of the files held out show the same scenes.
     chosen, groups = {id(p) for p in held}, {p.group for p in held}
-    several = len({p.group for part in parts for p in part.pictures}) >= _MANY_GROUPS
     for part in parts:
         beside = [p for p in part.pictures if id(p) not in chosen and p.group in groups] if several else []
         for picture in beside:
@@ -244,13 +244,13 @@ def _hold_out(
     return held
 
 
-def _choose(pictures: Sequence[Picture], count: int) -> list[Picture]:
-    """Return the pictures to hold out, in the order in which they were found."""
+def _choose(pictures: Sequence[Picture], count: int, several: bool) -> list[Picture]:
+    """Return the pictures to hold out, whole files where there are several, in the order in which they were found."""
     groups: dict[str, list[Picture]] = {}
     for picture in pictures:
         groups.setdefault(picture.group, []).append(picture)
     ranked = sorted(groups.values(), key=lambda group: _rank(group[0]))
-    if len(groups) < _MANY_GROUPS and len(pictures) > len(groups):
+    if not several and len(pictures) > len(groups):
         # The last frames of each: neighbours in a stack resemble each other.
         queue = [p for rank in zip(*_padded([g[::-1] for g in ranked]), strict=True) for p in rank if p is not None]
     else:

@@ -112,7 +112,11 @@ def synthesize(
         if clean.dtype.kind == "f":
             return np.asarray(pixels.astype(clean.dtype))
         top = np.iinfo(clean.dtype).max
-        return np.asarray(np.rint(pixels.astype(np.float64) * top).astype(clean.dtype))
+        values = np.rint(pixels.astype(np.float64) * top)
+        whole = np.full(values.shape, top, clean.dtype)
+        inside = values < top  # as a float, the greatest integer of 8 bytes is one too large for its type
+        whole[inside] = values[inside]
+        return whole
 
     drawn = {name: _told(value[0]) for name, value in pair.parameters.items()}
     return Pair(

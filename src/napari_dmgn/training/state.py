@@ -33,8 +33,8 @@ _FREE = {
 }  # fmt: skip
 # Presets that came to have gains; their networks before that are the same without.
 _GAINED = [name for name, preset in PRESETS.items() if preset.background_gain]
-# What settings that may also be a model's or a download's name end in where they are files.
-_FILES = (".safetensors", ".pth")
+# What features that are no file are called.
+_DOWNLOADS = ("vgg19", "download")
 # What of a setting is compared.
 _NAMES = {"sources": "weights of sources"}
 
@@ -72,7 +72,8 @@ def _anywhere(settings: dict[str, Any]) -> dict[str, Any]:
     sources = [_absolute(source, "clean", "input", "background") for source in settings["sources"]]
     validation = _absolute(settings["validation"], "clean", "input", "background")
     named = [name for name in ("data", "depth", "run") if settings[name]]
-    named += [name for name in ("start", "features") if str(settings[name]).endswith(_FILES)]
+    named += ["start"] if str(settings["start"]).lower().endswith(".safetensors") else []
+    named += [] if settings["features"] in _DOWNLOADS else ["features"]
     return {**_absolute(settings, *named), "sources": sources, "validation": validation}
 
 

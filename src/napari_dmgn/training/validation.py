@@ -62,7 +62,7 @@ def validation_pairs(held: Held, run: Run, depth: PicturePool | None = None) -> 
     if held.clean is not None:
         clean = held.clean.centres(size)[:, 0]
         # The next picture, upside down: also where there is but one it is another.
-        extra = Sources(layer=clean.roll(1, 0).flip(2), depth=_depth(depth, len(clean), size))
+        extra = Sources(layer=clean.roll(1, 0).flip(2), depth=_depth(depth, len(clean), size, run.config.keeps_upright))
         used = run.config.degradation
         for part, degrade in mixtures.validation_parts(run.config.kind).items():
             if used and not used.get(part):
@@ -74,10 +74,10 @@ def validation_pairs(held: Held, run: Run, depth: PicturePool | None = None) -> 
         yield "pairs", TensorPair(input=image, background=background, noise=noise, parameters={})
 
 
-def _depth(pool: PicturePool | None, count: int, size: int) -> Tensor | None:
+def _depth(pool: PicturePool | None, count: int, size: int, upright: bool) -> Tensor | None:
     if pool is None:
         return None
-    return pool.crops(count, size, torch.Generator().manual_seed(SEED))[:, 0, :1].cpu()
+    return pool.crops(count, size, torch.Generator().manual_seed(SEED), upright=upright)[:, 0, :1].cpu()
 
 
 def mean_score(scores: dict[str, float]) -> float:
