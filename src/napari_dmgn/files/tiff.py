@@ -129,6 +129,6 @@ def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | Non
         options["ome"] = True
         known = like.metadata["ome"]
         names = known.get("Channel", {}).get("Name", ())
-        named = "C" in (axes or "") and array.shape[(axes or "").index("C")] == len(names)
+        named = axes is not None and "C" in axes and array.shape[axes.index("C")] == len(names)
         metadata |= {key: value for key, value in known.items() if named or key != "Channel"}
     imwrite(file, array, metadata=metadata, **options)

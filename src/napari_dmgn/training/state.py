@@ -71,7 +71,7 @@ def _anywhere(settings: dict[str, Any]) -> dict[str, Any]:
     """Make paths absolute: a run is also resumed from another folder than it was started in."""
     sources = [_absolute(source, "clean", "input", "background") for source in settings["sources"]]
     validation = _absolute(settings["validation"], "clean", "input", "background")
-    named = [name for name in ("data", "depth", "run") if settings[name]]
+    named = ["data", "depth", "run"]
     named += ["start"] if str(settings["start"]).lower().endswith(".safetensors") else []
     named += [] if settings["features"] in _DOWNLOADS else ["features"]
     return {**_absolute(settings, *named), "sources": sources, "validation": validation}
