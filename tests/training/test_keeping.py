@@ -36,7 +36,7 @@ def test_the_best_model_is_the_average_at_its_validation(pictures, settings, tmp
 
 
 def test_no_state_claims_a_best_model_that_was_not_written(pictures, settings, tmp_path, monkeypatch, bits):
-    validations(monkeypatch, [20, 23, 21])
+    validations(monkeypatch, [20, 23, 23, 21])
     config = settings(pictures, tmp_path, steps=6, validate_every=2)
     write, written = loop._write_model, []
 
@@ -54,8 +54,32 @@ def test_no_state_claims_a_best_model_that_was_not_written(pictures, settings, t
     run = run_module.Run(config)
     state.load_state(run)
     assert (run.step, run.best, run.stale) == (4, 20, 0)
-    *_, last = iter_train(config, resume=True)
-    assert last.best == tmp_path / loop.BEST  # 21 is above the 20 that the file had
+    best = {event.step: event.best for event in iter_train(config, resume=True)}
+    assert best == {4: tmp_path / loop.BEST, 5: None, 6: None}  # what was interrupted comes first
+    assert bits(tmp_path / loop.BEST) != written[0]
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for(pictures, settings, tmp_path, monkeypatch, same_run):
+    whole = settings(pictures, tmp_path / "whole", steps=5, validate_every=2)
+    expected = [(event.step, event.validation, event.best and event.best.name) for event in iter_train(whole)]
+    validate, calls = loop.validate, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == interrupt:
+            raise KeyboardInterrupt
+        return validate(*args)
+
+    monkeypatch.setattr(loop, "validate", interrupted)
+    for interrupt in (1, 2, 3):
+        calls.clear()
+        config, found = replace(whole, run=str(tmp_path / f"{interrupt}")), []
+        with pytest.raises(KeyboardInterrupt):
+            found.extend(iter_train(config))
+        found += iter_train(config, resume=True)
+        assert [(event.step, event.validation, event.best and event.best.name) for event in found] == expected
+        assert found[-1].model == tmp_path / f"{interrupt}" / loop.MODEL
+        same_run(tmp_path / "whole", tmp_path / f"{interrupt}")
 
 
 @pytest.mark.parametrize("interrupted", [False, True])

@@ -162,7 +162,7 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
     saved_step = run.step
     log = Log(training.folder, run.step)
     try:
-        if (event := _completed(training)) is not None:
+        if (event := _caught_up(training)) is not None:
             _save(training)
             if training.main:
                 log(event)
@@ -220,9 +220,7 @@ def _event(training: _Training, done: Done) -> TrainEvent:
         seconds=run.seconds,
         timing=done.timing,
     )
-    if run.step % run.config.validate_every and run.step != run.steps:
-        return event
-    return _validated(training, event)
+    return _validated(training, event) if run.wants_validation() else event
 
 
 def _validated(training: _Training, event: TrainEvent) -> TrainEvent:
@@ -237,11 +235,15 @@ def _validated(training: _Training, event: TrainEvent) -> TrainEvent:
     return replace(event, validation=scores, best=best, stopped=run.stopped, network=run.averaged)
 
 
-def _completed(training: _Training) -> TrainEvent | None:
-    """Write the model of a finished run that was stopped between its last step and its model; None of any other."""
+def _caught_up(training: _Training) -> TrainEvent | None:
+    """Do what was still to be done of the last step when the run was stopped: its validation, a finished run's model.
+
+    Returns None where nothing was.
+    """
     run = training.run
-    missing = run.finished() and run.loss is not None and model_step(training.folder) != run.step
-    if not run.agreed({"missing": float(missing)})["missing"]:
+    unwritten = run.finished() and run.loss is not None and model_step(training.folder) != run.step
+    missing = run.agreed({"model": float(unwritten), "validation": float(run.wants_validation())})
+    if not any(missing.values()):
         return None
     event = TrainEvent(
         step=run.step,
@@ -251,11 +253,11 @@ def _completed(training: _Training) -> TrainEvent | None:
         learning_rate=run.config.learning_rate * run.schedule.share_of_rate(run.step - 1),
         seconds=run.seconds,
     )
-    if run.stopped:  # by a validation that is noted
-        event = replace(event, validation=run.agreed(training.validate()), stopped=run.stopped)
-    else:
+    if missing["validation"]:
         event = _validated(training, event)
-    return _finish(training, event)
+    else:
+        event = replace(event, validation=run.agreed(training.validate()), stopped=run.stopped)
+    return _finish(training, event) if run.finished() else event
 
 
 def _finish(training: _Training, event: TrainEvent) -> TrainEvent:

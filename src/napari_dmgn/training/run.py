@@ -88,6 +88,7 @@ class Run:
         self.loss: float | None = None  # of the last step
         self.best: float | None = None  # highest validation score
         self.stale = 0  # validations since
+        self.validated = 0  # step of the last one
         self.stopped = ""  # why the run ended before its last step
         self.between_steps = True
         self.groups = self._groups()
@@ -156,6 +157,11 @@ class Run:
     def finished(self) -> bool:
         """Whether nothing is left to do."""
         return self.step >= self.steps or bool(self.stopped)
+
+    def wants_validation(self) -> bool:
+        """Whether this step is one that is validated, and it was not yet."""
+        due = self.step > 0 and (self.step % self.config.validate_every == 0 or self.step == self.steps)
+        return due and self.validated != self.step
 
     def seed(self) -> int:
         """Return the seed of the current step's randomness."""
@@ -303,6 +309,7 @@ class Run:
         better = self.is_best(score)
         self.best = score if better else self.best
         self.stale = 0 if better else self.stale + 1
+        self.validated = self.step
         if self.config.patience and self.stale >= self.config.patience and self.step < self.steps:
             self.stopped = f"no better validation in {self.stale}, the best is {self.best:.2f} dB"
 

@@ -59,6 +59,7 @@ def save_state(run: Run) -> None:
         "loss": run.loss,
         "best": run.best,
         "stale": run.stale,
+        "validated": run.validated,
         "stopped": run.stopped,
         "threads": torch.get_num_threads(),
     }
@@ -127,6 +128,7 @@ def load_state(run: Run) -> None:
         _load_moments(run.adversary.optimiser, _part(tensors, "discriminator_optimiser/"))
     run.step, run.seconds, run.loss = state["step"], state["seconds"], state.get("loss")
     run.best, run.stale, run.stopped = state.get("best"), state.get("stale", 0), state.get("stopped", "")
+    run.validated = state.get("validated", run.step)
     if not 0 < run.config.patience <= run.stale:  # more of it than when the run was stopped
         run.stopped = ""
 
