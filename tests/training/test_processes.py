@@ -15,19 +15,23 @@ from napari_dmgn.training import run as run_module
 from napari_dmgn.training.processes import Alone, join, rank_of_environment
 
 CHILD = """
-import json, os, sys
+import atexit, json, os, sys
 import torch
 torch.set_num_threads(1)
 from napari_dmgn.training import TrainConfig, iter_train
 sys.path.insert(0, sys.argv[2])
 from conftest import TinyFeatures
+# The first that is registered is the last that is called.
+atexit.register(lambda: tell("joined", torch.distributed.is_initialized()))
 told = []
 config = TrainConfig(**json.loads(sys.argv[1]))
 for event in iter_train(config, features=TinyFeatures()):
     told.append(event.terms | {"loss": event.loss})
 # A file each: both write to one pipe, where their lines may run into each other.
-with open(os.path.join(sys.argv[3], "told" + os.environ["RANK"]), "w") as file:
-    json.dump(told, file)
+def tell(name, what):
+    with open(os.path.join(sys.argv[3], name + os.environ["RANK"]), "w") as file:
+        json.dump(what, file)
+tell("told", told)
 """
 
 
@@ -66,6 +70,8 @@ def test_two_processes_give_the_losses_and_weights_of_one(config, features, tmp_
     ranks = {path.name[4:]: json.loads(path.read_text()) for path in tmp_path.glob("told*")}
     assert set(ranks) == {"0", "1"}
     assert ranks["0"] == ranks["1"]  # both know the mean
+    # Its threads abort an interpreter that ends before them.
+    assert {path.read_text() for path in tmp_path.glob("joined*")} == {"false"}
     for step, (one, two) in enumerate(zip(told, ranks["0"], strict=True)):
         assert one.keys() == two.keys()
         # Adam divides by the size of a gradient, so where there is nearly none (a bias of the young

@@ -193,9 +193,7 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
             if training.main:
                 log(event)
             yield event
-        # Gloo's threads hold the tensors of the last exchange for a moment after it, and abort a process that ends
-        # in it, since they need the interpreter to let go of them. A barrier has no tensors, and waits for the rest.
-        run.processes.barrier()
+        run.processes.barrier()  # none leaves before the others have had the last exchange
     finally:
         torch.set_flush_denormal(False)
         # An interrupt may fall into the middle of a step; such a state is never saved. That of the last step is,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import warnings
 from collections.abc import Iterator
@@ -94,7 +95,10 @@ class Several:
         self._fabric = Fabric(
             accelerator=kind, devices=local, num_nodes=max(1, world // local), strategy="ddp", precision="32-true"
         )
+        ours = not torch.distributed.is_initialized()
         self._fabric.launch()
+        if ours:
+            atexit.register(_leave)
         self.rank: int = self._fabric.global_rank
         self.size: int = self._fabric.world_size
         self.device: torch.device = self._fabric.device
@@ -118,6 +122,16 @@ class Several:
     def barrier(self) -> None:
         """Wait for all processes."""
         self._fabric.barrier()
+
+
+def _leave() -> None:
+    """Leave the group of processes; waits for its threads.
+
+    Gloo's threads hold the tensors of an exchange for a moment after it, and to let go of them they need the
+    interpreter: one that ends in that moment is aborted.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def join(device: str) -> Processes:
