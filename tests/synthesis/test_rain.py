@@ -8,6 +8,7 @@ import torch
 
 from napari_dmgn.synthesis import streaks as streaks_module
 from napari_dmgn.synthesis.degradation import Clean
+from napari_dmgn.synthesis.mixtures import mixture
 from napari_dmgn.synthesis.rain import (
     HeavyRain,
     LightRain,
@@ -15,11 +16,11 @@ from napari_dmgn.synthesis.rain import (
     VeiledRain,
     compose_rain,
     compose_seen_rain,
-    rain_mixture,
 )
 from napari_dmgn.synthesis.streaks import RainLayers, streak_layer
 
-DEGRADATIONS = [LightRain(), HeavyRain(), Clean(), rain_mixture()]
+RAIN = mixture("rain", {"light": 0.5, "heavy": 0.42, "none": 0.08})
+DEGRADATIONS = [LightRain(), HeavyRain(), Clean(), RAIN]
 
 
 def state(seed=0):
@@ -72,7 +73,7 @@ def test_strength_is_a_factor_of_the_streaks(kind):
     torch.testing.assert_close(half[unclipped], full[unclipped] / 2)
 
 
-@pytest.mark.parametrize("degrade", [LightRain(), HeavyRain(), rain_mixture(none=0)])
+@pytest.mark.parametrize("degrade", [LightRain(), HeavyRain(), mixture("rain", {"light": 0.5, "heavy": 0.42})])
 def test_same_state_same_pair(degrade):
     clean = pictures()
     first, again, other = (degrade(clean, state(s)) for s in (3, 3, 4))
@@ -106,7 +107,7 @@ def test_the_picture_under_the_rain_has_no_part_in_the_others():
     clean = pictures(4)
     changed = clean.clone()
     changed[1] = 1 - changed[1]
-    for degrade in (LightRain(), HeavyRain(), rain_mixture()):
+    for degrade in (LightRain(), HeavyRain(), RAIN):
         a, b = degrade(clean, state(5)), degrade(changed, state(5))
         for i in (0, 2, 3):
             assert torch.equal(a.input[i], b.input[i])
@@ -233,11 +234,11 @@ def test_heavy_rain_sums_two_to_five_layers_to_a_mean_up_to_a_fifth():
     assert (angle[:, 0] != angle[:, 1]).all()
 
 
-def test_training_mixture_is_light_heavy_and_clean():
+def test_parts_of_a_mixture_come_as_often_as_they_weigh():
     clean = torch.full((3000, 3, 1, 1), 0.5)
-    part = rain_mixture(light=1, heavy=2, none=1)(clean, state(8)).parameters["part"].long()
-    np.testing.assert_allclose(torch.bincount(part, minlength=3) / 3000, [0.25, 0.5, 0.25], atol=0.03)
-    untouched = rain_mixture(light=0, heavy=0, none=1)(clean, state(8))
+    part = mixture("rain", {"light": 1, "heavy": 2, "none": 1})(clean, state(8)).parameters["part"].long()
+    np.testing.assert_allclose(torch.bincount(part, minlength=5) / 3000, [0.25, 0.5, 0, 0, 0.25], atol=0.03)
+    untouched = mixture("rain", {"none": 1})(clean, state(8))
     assert torch.equal(untouched.input, clean)
 
 

@@ -85,7 +85,7 @@ def test_depth_maps_are_stretched_enlarged_and_part_of_what_is_resumed(pictures,
     Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(folder / "a.png")
     pool = read_depth(str(folder), 40, "cpu")
     assert len(pool) == 1
-    assert pool.side == 40
+    assert pool.pictures[0].side == 40
     whole = pool.pictures[0].pixels
     assert (whole.min(), whole.max()) == (0, 1)
     assert (whole.float().diff(dim=-1) >= 0).all()
@@ -128,6 +128,7 @@ def test_a_check_reads_depth_maps_and_features_too(pictures, settings, tmp_path)
     for change, message in (
         ({"depth": str(tmp_path / "fog")}, "fog"),
         ({"features": str(tmp_path / "none.safetensors"), "losses": {"perceptual": 0.1}}, "cannot read features file"),
+        ({"degradation": {"none": 1.0, "light": 0.0}}, "degradation has no part but none"),
     ):
         config = settings(pictures, tmp_path / "run", **change)
         with pytest.raises(ValueError, match=message):

@@ -6,7 +6,7 @@ batches of (input, background, noise) from a `PicturePool`.
 
 from napari_dmgn.data.collection import Collection, Held, collect, hold_out_rank
 from napari_dmgn.data.matching import Matching, match_pairs
-from napari_dmgn.data.pictures import Picture, array_pictures, find_pictures, pair_pictures, read_pictures
+from napari_dmgn.data.pictures import Picture, array_pictures, depth_maps, find_pictures, pair_pictures, read_pictures
 from napari_dmgn.data.pool import PicturePool
 from napari_dmgn.data.report import DataReport, SourceReport
 from napari_dmgn.data.sources import Batches, Crops, Extras, Source, noise_of_pair
@@ -27,6 +27,7 @@ __all__ = [
     "SourceSpec",
     "array_pictures",
     "collect",
+    "depth_maps",
     "find_pictures",
     "hold_out_rank",
     "match_pairs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def find_pictures(folder: str | Path) -> list[Path]:
     if not paths:
         raise ValueError(f"data folder {folder} has no picture ({', '.join(SUFFIXES)})")
     return paths
+
+
+def depth_maps(paths: Sequence[Path]) -> list[Path]:
+    """Return a folder's depth maps of its files: those named *_depth, or all where none is."""
+    return [path for path in paths if path.stem.lower().endswith("_depth")] or list(paths)
 
 
 def read_pictures(path: Path) -> list[Picture]:

@@ -55,11 +55,6 @@ class PicturePool:
         """Memory that the pixels take."""
         return sum(p.numel() * p.element_size() for p in self._pixels)
 
-    @property
-    def side(self) -> int:
-        """Smallest side of all pictures."""
-        return min(picture.side for picture in self.pictures)
-
     def crops(
         self,
         count: int,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 from napari_dmgn.data.matching import check_rule
 
@@ -46,10 +45,6 @@ class SourceSpec:
     def label(self) -> str:
         """Folders, for messages."""
         return self.clean or f"{self.input} + {self.background}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what was set, as JSON-ready values."""
-        return {k: v for k, v in asdict(self).items() if v is not None}
 
     @classmethod
     def from_dict(cls, values: object) -> SourceSpec:

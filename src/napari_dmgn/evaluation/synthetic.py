@@ -61,10 +61,11 @@ def synthetic_set(
     ValueError
         The folder has no pictures, the task no synthesis or no such part, or there are fewer pairs than parts.
     """
+    from napari_dmgn.data import depth_maps
     from napari_dmgn.synthesis.mixtures import validation_parts
 
     paths = ranked_pictures(Path(folder).expanduser())
-    maps = [] if depth is None else _depth_maps(Path(depth).expanduser())
+    maps = [] if depth is None else depth_maps(ranked_pictures(Path(depth).expanduser()))
     known = validation_parts(task)
     chosen = list(dict.fromkeys(known if parts is None else parts))
     if unknown := [part for part in chosen if part not in known]:
@@ -96,11 +97,6 @@ def synthetic_set(
         items=tuple(items),
         notes=(f"synthetic {task}, {each} pictures a part, seed {seed}{given}", *crop_note(crop)),
     )
-
-
-def _depth_maps(folder: Path) -> list[Path]:
-    paths = ranked_pictures(folder)
-    return [path for path in paths if path.stem.lower().endswith("_depth")] or paths
 
 
 @dataclass(frozen=True, kw_only=True)

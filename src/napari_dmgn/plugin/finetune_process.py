@@ -127,12 +127,13 @@ def _explain(error: Exception) -> str:
 
 
 def _work(folder: Path, messages: Messages, orders: Orders, *, check: bool) -> None:
+    from napari_dmgn.training.gathering import gather
     from napari_dmgn.training.run import Run
 
     request = FineTuneRequest.read(folder)
     goes_on = (folder / SETTINGS).exists()
     config = _settings(request, folder)
-    collection = _collect(config)
+    collection = gather(config, checking=True)
     report = collection.report
     problems = report.problems()
     usable = bool(report.training and report.validation)
@@ -188,18 +189,6 @@ def _settings(request: FineTuneRequest, folder: Path) -> TrainConfig:
     if not sides:
         raise ValueError(f"no picture can be used: {'; '.join(report.problems()) or 'there is none'}")
     return choose_settings(request, folder, sides)
-
-
-def _collect(config: TrainConfig) -> Collection:
-    from napari_dmgn.data import collect
-
-    return collect(
-        config.source_specs(),
-        crop=config.largest_crop,
-        validation=config.validation_pictures,
-        validation_crop=config.validation_crop,
-        checking=True,
-    )
 
 
 def _write_settings(config: TrainConfig, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from napari_dmgn.synthesis.degradation import NO_SOURCES, Clean, Degradation, Draw, Mixture, Sources, TensorPair
+from napari_dmgn.synthesis.degradation import NO_SOURCES, Draw, Sources, TensorPair
 from napari_dmgn.synthesis.fields import smooth_field
 from napari_dmgn.synthesis.haze import beta_for, scene_depth
 from napari_dmgn.synthesis.streaks import RainLayers, streak_layer
@@ -24,7 +24,6 @@ __all__ = [
     "VeiledRain",
     "compose_rain",
     "compose_seen_rain",
-    "rain_mixture",
 ]
 
 
@@ -242,9 +241,3 @@ def _rain(background: Tensor, layers: RainLayers, screen: Tensor, generator: Gen
         noise=pair.noise,
         parameters={**vars(layers), **pair.parameters},
     )
-
-
-def rain_mixture(*, light: float = 0.5, heavy: float = 0.42, none: float = 0.08) -> Mixture:
-    """Return light and heavy rain, by weights: what the first rain model was trained on."""
-    parts: dict[str, Degradation] = {"light": LightRain(), "heavy": HeavyRain(), "none": Clean()}
-    return Mixture(parts, [light, heavy, none])

@@ -4,8 +4,8 @@ A step's randomness is a function of the seed and the step's number alone, and t
 function of the step; so weights, moving average, optimiser and step number are the whole state.
 """
 
-from napari_dmgn.training.check import check_data
 from napari_dmgn.training.events import Comparison, TrainEvent
+from napari_dmgn.training.gathering import check_data
 from napari_dmgn.training.loop import iter_train, train
 from napari_dmgn.training.run import Timing
 from napari_dmgn.training.settings import TrainConfig

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from napari_dmgn.data import Picture, PicturePool, find_pictures, read_pictures
+from napari_dmgn.data import Picture, PicturePool, depth_maps, find_pictures, read_pictures
 
 __all__ = ["read_depth"]
 
@@ -22,9 +22,8 @@ def read_depth(folder: str, least: int, device: torch.device) -> PicturePool:
     ValueError
         The folder has no picture, or a map cannot be read.
     """
-    paths = find_pictures(folder)
-    named = [path for path in paths if path.stem.lower().endswith("_depth")]
-    return PicturePool([_stretched(p, least) for path in named or paths for p in read_pictures(path)], device)
+    paths = depth_maps(find_pictures(folder))
+    return PicturePool([_stretched(picture, least) for path in paths for picture in read_pictures(path)], device)
 
 
 def _stretched(picture: Picture, least: int) -> Picture:

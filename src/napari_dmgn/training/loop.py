@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from napari_dmgn import checkpoint, perceptual
-from napari_dmgn.data import Batches, Collection, PicturePool, collect
+from napari_dmgn.data import Batches, Collection, PicturePool
 from napari_dmgn.data.collection import Arrays
 from napari_dmgn.training.budget import fit_steps
 from napari_dmgn.training.card import model_card
@@ -20,6 +20,7 @@ from napari_dmgn.training.depth import read_depth
 from napari_dmgn.training.events import Comparison, TrainEvent
 from napari_dmgn.training.features import check_crops, read_features
 from napari_dmgn.training.folder import BEST, MODEL, check_folder, check_space, check_writable, clean, model_step
+from napari_dmgn.training.gathering import gather
 from napari_dmgn.training.log import Log
 from napari_dmgn.training.processes import join
 from napari_dmgn.training.run import Done, Run
@@ -107,15 +108,7 @@ def iter_train(
     if weights.perceptual or weights.coarse_perceptual:
         check_crops(config, features)
     processes = join(config.device)
-    collection = collect(
-        config.source_specs(),
-        crop=config.largest_crop,
-        validation=config.validation_pictures,
-        validation_crop=config.validation_crop,
-        held_out=config.validation_spec(),
-        arrays=arrays,
-        device=processes.device,
-    )
+    collection = gather(config, arrays=arrays, device=processes.device)
     depth = None
     if config.depth:  # validation crops them too
         depth = read_depth(config.depth, max(config.largest_crop, config.validation_crop), processes.device)
