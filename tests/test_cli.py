@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -204,6 +206,18 @@ def test_wrong_arguments_are_one_line_and_status_2(argv, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("napari-dmgn: error: ")
+
+
+def test_a_batch_keeps_its_memory_from_image_to_image(picture, model, out, monkeypatch):
+    from napari_dmgn.inference import memory
+
+    trims = []
+    libc = SimpleNamespace(mallopt=lambda *_: 1, malloc_trim=trims.append)
+    monkeypatch.setattr(memory, "_glibc", lambda: libc)
+    shutil.copy(picture, picture.with_name("other.png"))
+    assert main(["restore", str(picture.parent), "-o", str(out), *model]) == 0
+    assert len(list(out.iterdir())) == 2 * len(PARTS)
+    assert trims == [0]
 
 
 def test_output_folder_that_is_a_file(picture, model, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 from napari_dmgn.cli.common import (
     UsageError,
@@ -77,12 +78,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if len(waiting) > 1:  # a model that does not load fails once, not once a file
             load_model(args.model or task_of(args))
-        for job, outcome in overlapped(
-            waiting,
-            read=lambda job: job.read(),
-            work=lambda job, image: job.work(image),
-            write=lambda job, done: job.write(done),
-        ):
+        for job, outcome in _outcomes(waiting):
             if isinstance(outcome, Exception):
                 if len(jobs) == 1:
                     raise outcome
@@ -97,6 +93,18 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print_json([reports.get(job.source) or _undone(job, stopped) for job in jobs])
     return 1 if any("error" in report for report in reports.values()) else 0
+
+
+def _outcomes(jobs: list[Job]) -> Iterator[tuple[Job, Report | Exception]]:
+    from napari_dmgn.inference.memory import reused
+
+    with reused():  # from image to image
+        yield from overlapped(
+            jobs,
+            read=lambda job: job.read(),
+            work=lambda job, image: job.work(image),
+            write=lambda job, done: job.write(done),
+        )
 
 
 def _undone(job: Job, why: BaseException | None) -> Report:

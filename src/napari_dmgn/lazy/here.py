@@ -37,6 +37,12 @@ class Here:
 
     def run(self, job: StoreJob, record: Record) -> Iterator[Place]:
         """Do every window that is not on record, frame by frame; yield each step when it is done."""
+        from napari_dmgn.inference.memory import reused
+
+        with reused():  # from window to window
+            yield from self._run(job, record)
+
+    def _run(self, job: StoreJob, record: Record) -> Iterator[Place]:
         limits = _limits(job, record)
         if len(job.volume.windows) == 1:  # a frame is a window: go from one to the next without a pause
             yield from _restore(job, record, [place for places in job.batches() for place in places], limits, None)
