@@ -193,6 +193,7 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
         # also where its model could not be written: a resumed run writes that then.
         if saved_step < run.step and run.between_steps:
             _save(training)
+        run.release()
 
 
 def _save(training: _Training) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -125,11 +126,12 @@ class Several:
 
 
 def _leave() -> None:
-    """Leave the group of processes; waits for its threads.
+    """Leave the group of processes; waits for its threads, unless a module that is wrapped is still held.
 
     Gloo's threads hold the tensors of an exchange for a moment after it, and to let go of them they need the
-    interpreter: one that ends in that moment is aborted.
+    interpreter: one that ends in that moment is aborted. They end with the last reference to the group.
     """
+    gc.collect()  # wrapped modules, which refer to it
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -163,6 +163,11 @@ class Run:
         due = self.step > 0 and (self.step % self.config.validate_every == 0 or self.step == self.steps)
         return due and self.validated != self.step
 
+    def release(self) -> None:
+        """Let go of what only steps need: the wrapped networks, which tie processes together, and the discriminator."""
+        self._forward = None
+        self.adversary = None
+
     def seed(self) -> int:
         """Return the seed of the current step's randomness."""
         return self.config.seed * _STEP_SEEDS + self.step
