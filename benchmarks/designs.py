@@ -31,7 +31,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "1/2, 32-64-128, 6 refining cells, plain": HALF | PLAIN | {"branch_widths": (32, 64, 128), "refine_dilations": SIX},
     "1/2, 32-64-128, 6 refining cells": HALF | {"branch_widths": (32, 64, 128), "refine_dilations": SIX},
     "1/2, 32-64-96, 4 refining cells": HALF | {"branch_widths": (32, 64, 96), "refine_dilations": FOUR},
-    "1/2, 32-64-64, 3 refining cells": HALF | {"branch_widths": (32, 64, 64), "refine_dilations": THREE},
+    "1/2, 32-64-64, 4 refining cells": HALF | {"branch_widths": (32, 64, 64), "refine_dilations": FOUR},
     "1/2, 32-64, 4 refining cells": HALF | {"branch_widths": (32, 64), "refine_dilations": FOUR},
     "1/4, 64-96, 4 refining cells (compact)": QUARTER | {"branch_widths": (64, 96), "refine_dilations": FOUR},
     "1/4, 96-128, 3 refining cells": QUARTER

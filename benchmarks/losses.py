@@ -7,7 +7,8 @@
 The rows of losses go on from the task's shipped model: "pixel" with the default losses, "perceptual" with Eq. 12
 too at the paper's weights, "slight" at a tenth of them, "adversarial" with Eq. 12-14. "compact" and "base" are
 those presets from random weights, with the losses of "pixel". All see the same crops under the same noise.
---features is a file of VGG-19 or of a distillation. Finished trainings are kept in --runs and not repeated. Prints a
+--features is a file of VGG-19 or of a distillation. Finished trainings and their scores are kept in --runs and not
+repeated: other --pairs, --size, --held-out or --features want another folder. Prints a
 Markdown table: PSNR and SSIM under the task's protocol on held-out pictures, central squares, 8-bit; the mean
 distance of the features; PSNR of clean pictures to themselves, mean and worst; and seconds of training.
 """
@@ -69,7 +70,7 @@ def main() -> None:
 
 def train_and_score(row: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train one row, or go on with it, and score its model."""
-    run = args.runs / row
+    run = args.runs / f"{args.task}-{row}-{args.steps}x{args.batch}x{args.crop}"
     result = run / "scores.json"
     from_shipped = {} if "preset" in ROWS[row] else {"start": args.task, "learning_rate": 4e-4}
     config = TrainConfig(

@@ -226,7 +226,9 @@ def test_a_model_that_was_not_written_costs_no_step(
     assert table(tmp_path)[-1]["step"] == str(last.step)
     if not stopped:
         whole = uninterrupted[1][-1]
-        assert (last.loss, last.learning_rate, last.validation) == (whole.loss, whole.learning_rate, whole.validation)
+        for name in ("loss", "learning_rate", "validation"):
+            assert getattr(last, name) == getattr(whole, name)
+        assert (last.best is None) == (whole.best is None)
         same_run(tmp_path, uninterrupted[0])
 
 
@@ -323,6 +325,17 @@ def test_logs_hold_each_step_once_and_as_numbers(pictures, settings, tmp_path):
         assert float(row["dB light output"]) == line["validation"]["light output"]
         assert float(row["seconds network"]) > float(row["seconds data"]) >= 0
         assert set(line["timing"]) == {"data", "synthesis", "network"}
+
+
+def test_a_run_resumed_with_more_validations_logs_each_step_once(pictures, settings, tmp_path):
+    config = settings(pictures, tmp_path, steps=22, validate_every=40)
+    for event in (events := iter_train(config)):
+        if event.step == 20:
+            events.close()
+    first, *_ = iter_train(replace(config, validate_every=20), resume=True)
+    assert (first.step, first.terms) == (20, {})
+    assert first.validation
+    assert [row["step"] for row in table(tmp_path)] == ["20", "22"]
 
 
 def test_columns_of_a_table_grow_with_what_is_told(tmp_path):

@@ -47,9 +47,10 @@ def restore(
     channel_axis : axis of channels that are restored each on its own
     rgb : whether the last axis is RGB or RGBA; None looks at the shape
     intensity_range : intensities that the network sees as 0 and 1, the same for all frames
-        `"auto"` is 0..255 for uint8, 0 to the largest value for other integers, 0..1 for floats
-        within it and their extremes for others, for each channel of `channel_axis` alone.
-        `"dtype"` is the limits of an integer type. What lies outside the range is kept.
+        `"auto"` is 0..255 for uint8, 0 (or the least value, if negative) to the largest for other
+        integers, 0..1 for floats within it and their extremes for others, for each channel of
+        `channel_axis` alone. `"dtype"` is the limits of an integer type, and 0..1 for floats. What
+        lies outside the range is kept.
     device : auto, cpu, cuda, cuda:1, mps
     precision : auto, bf16 or float32
     tile : side of the square windows in pixels; None takes the whole image at once
@@ -58,7 +59,7 @@ def restore(
         `halo_error` is the largest difference, in units of the range, seen at three windows
     masks : also return the masks of the deep-masking cells
     dtype : type of the background; values are rounded and saturated, not rescaled
-    progress : called with a `RestoreEvent` after every window
+    progress : called with a `RestoreEvent` after every step: a window or strip, in each of two phases
 
     Returns
     -------
@@ -111,7 +112,8 @@ def iter_restore(
     """Restore an image window by window, as `restore` does, in steps that a caller can stop.
 
     The arguments are those of `restore` and are checked at once; work starts with the first event.
-    There is one event after every window and a last one that carries the restoration.
+    There is one event after every step (a window or strip, in each of two phases) and a last one
+    that carries the restoration.
     """
     return iter_restore_into(
         image,

@@ -1,6 +1,6 @@
 """The command line ``napari-dmgn``: one module a command, and the only place that prints.
 
-Exit status: 0 done, 1 failed, 2 wrong arguments. A failure is one line on stderr, and
+Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. A failure is one line on stderr, and
 with ``--debug`` the traceback too.
 """
 
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = _Parser(
         prog="napari-dmgn",
-        description="Restore the clean background of superimposed images (rain streaks).",
+        description="Restore the clean background of images under rain, haze, reflections or noise of your own.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

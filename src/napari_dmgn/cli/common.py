@@ -46,12 +46,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("auto", "bf16", "float32"), default="auto", help="default: auto")
     parser.add_argument(
         "--tile", type=tile, default="auto", metavar="auto|none|N",
-        help="side of the square windows in pixels; none: the whole image at once (default: auto)",
+        help="side of the square windows in pixels; none: the whole image at once; auto: strips of rows, for OME-Zarr "
+        "windows that fit into memory (default: auto)",
     )  # fmt: skip
     parser.add_argument(
         "--halo", type=halo, default="exact", metavar="exact|N",
-        help="pixels that a window reads beyond what it writes; with a numeric tile, and in OME-Zarr images: "
-        "strips need none (default: exact)",
+        help="pixels that a window reads beyond what it writes; used with a number as --tile, and for OME-Zarr "
+        "(strips need none; default: exact)",
     )  # fmt: skip
 
 

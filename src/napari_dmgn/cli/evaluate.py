@@ -36,9 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", nargs="+", metavar="[NAME=]DIR",
         help="a public test set (its folder's name or NAME says which: Rain100L, Rain100H, SOTS, O-HAZE, "
-        "TestA, Real20, SIR2, CEILNet), or a folder with folders of inputs and targets",
+        "TestA, Real20, SIR2, CEILNet), a folder with folders of inputs and targets, or what synthesize wrote",
     )  # fmt: skip
-    parser.add_argument("--target", type=Path, metavar="DIR", help="the targets; DIR of the data are the inputs")
+    parser.add_argument(
+        "--target", type=Path, metavar="DIR", help="folder of the targets; the data is then that of the inputs"
+    )
     parser.add_argument(
         "--clean", action="store_true", help="the data are clean pictures: how well are they left alone?"
     )

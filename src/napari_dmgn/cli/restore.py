@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from napari_dmgn.cli.common import (
     UsageError,
@@ -96,9 +97,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _outcomes(jobs: list[Job]) -> Iterator[tuple[Job, Report | Exception]]:
-    from napari_dmgn.inference.memory import reused
+    with ExitStack() as stack:
+        if len(jobs) > 1:  # torch, which a single image loads while it is read, and none needs not at all
+            from napari_dmgn.inference.memory import reused
 
-    with reused():  # from image to image
+            stack.enter_context(reused())  # from image to image
         yield from overlapped(
             jobs,
             read=lambda job: job.read(),

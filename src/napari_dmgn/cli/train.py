@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without suffix such as 'rain-{} norain-{}' (default: auto)",
     )  # fmt: skip
     parser.add_argument(
-        "--depth", metavar="DIR", help="folder of depth maps for haze, dark near, *_depth or all (default: drawn ones)"
+        "--depth",
+        metavar="DIR",
+        help="folder of depth maps for haze, dark is near: its files named *_depth, or else all (default: drawn ones)",
     )
     parser.add_argument("--task", choices=TASKS, help="what is removed (default: that of --start, else rain)")
     parser.add_argument(
@@ -65,12 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", type=_above_zero, metavar="R",
         help="highest learning rate (default: 1e-3, and 3e-4 from a trained model)",
     )  # fmt: skip
-    parser.add_argument("-o", "--output", metavar="DIR", help="folder of the run: its state, log and models")
-    parser.add_argument("--steps", type=positive, metavar="N", help="steps of the whole run")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="folder of the run: its state, log and models (default: runs/rain)"
+    )
+    parser.add_argument("--steps", type=positive, metavar="N", help="steps of the whole run (default: 10000)")
     parser.add_argument(
         "--minutes", type=_above_zero, metavar="M", help="time for the whole run; its steps are fitted to it"
     )
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument(
         "--stop-after", type=_above_zero, metavar="M", help="pause after so many minutes; --resume goes on"
     )

@@ -28,7 +28,7 @@ __all__ = ["RestoreForm"]
 
 _TIPS = {
     "background": "The image without its noise: without rain, haze or reflection.",
-    "noise": "What was taken out, such as the rain streaks.",
+    "noise": "What the model believes to lie over the image, such as the rain streaks.",
     "noise_map": "Where the noise lies: 0 is clean, 1 is all noise.",
     "coarse": "The first estimate of the background, before it is refined.",
     "residual": "Conservation check: what is left of the image without background and noise.",

@@ -18,7 +18,7 @@ def gather(
     config: TrainConfig,
     *,
     arrays: Arrays = (),
-    device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    device: torch.device | str = "cpu",
     checking: bool = False,
 ) -> Collection:
     """Read the pictures that the settings name, and hold out those that are validated on.
@@ -34,7 +34,7 @@ def gather(
     Raises
     ------
     ValueError
-        A folder is missing or has no picture, there are too few, or nothing is ever put on clean ones.
+        A folder is missing or has no picture, there are too few, or those that are validated on never get noise.
     """
     collection = collect(
         config.source_specs(),
@@ -47,8 +47,8 @@ def gather(
         checking=checking,
     )
     parts = {name for name, weight in config.degradation.items() if weight}
-    if parts == {"none"} and collection.held.pairs is None:
-        raise ValueError("degradation has no part but none, which leaves nothing to restore; wanted another part too")
+    if parts == {"none"} and collection.held.clean is not None and collection.held.pairs is None:
+        raise ValueError("degradation has no part but none, which leaves nothing to validate on; wanted another too")
     return collection
 
 
@@ -60,8 +60,9 @@ def check_data(config: TrainConfig, *, arrays: Arrays = ()) -> DataReport:
     Raises
     ------
     ValueError
-        A folder is missing or has no picture, `depth` or `features` cannot be read, or the crops are too
-        small for the features. Too few usable pictures are part of the report.
+        A folder is missing or has no picture, those that are validated on never get noise, `depth` or
+        `features` cannot be read, or the crops are too small for the features. Too few usable pictures
+        are part of the report.
     """
     weights = config.loss_weights()
     if config.features is not None and (weights.perceptual or weights.coarse_perceptual):

@@ -79,7 +79,8 @@ def iter_train(
         (N, 3, H, W) images in [0, 1] to a list of feature maps; `smallest`, if it has that, is the least
         H and W.
     resume : bool
-        Continue the run in `config.run`; a run without a saved state starts anew.
+        Continue the run in `config.run`; an empty folder starts anew. The first event may be of the step
+        it was stopped at, without terms, if that was to be validated.
     overwrite : bool
         Start anew although the folder holds a run.
 
@@ -157,6 +158,7 @@ def _steps(training: _Training) -> Generator[TrainEvent, None, None]:
     try:
         if (event := _caught_up(training)) is not None:
             _save(training)
+            log = Log(training.folder, run.step - 1)  # which may have this step, without what is made up for
             if training.main:
                 log(event)
             yield event
@@ -248,7 +250,8 @@ def _caught_up(training: _Training) -> TrainEvent | None:
     if missing["validation"]:
         event = _validated(training, event)
     else:
-        event = replace(event, validation=run.agreed(training.validate()), stopped=run.stopped)
+        best = training.folder / BEST if run.stale == 0 else None  # as it was noted
+        event = replace(event, validation=run.agreed(training.validate()), best=best, stopped=run.stopped)
     return _finish(training, event) if run.finished() else event
 
 

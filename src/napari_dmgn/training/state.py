@@ -128,7 +128,7 @@ def load_state(run: Run) -> None:
         _load_moments(run.adversary.optimiser, _part(tensors, "discriminator_optimiser/"))
     run.step, run.seconds, run.loss = state["step"], state["seconds"], state.get("loss")
     run.best, run.stale, run.stopped = state.get("best"), state.get("stale", 0), state.get("stopped", "")
-    run.validated = state.get("validated", run.step)
+    run.validated = state.get("validated", run.step)  # an older state does not say; nearly always it was
     if not 0 < run.config.patience <= run.stale:  # more of it than when the run was stopped
         run.stopped = ""
 
