@@ -1,4 +1,4 @@
-"""List the installed models, show one's facts and card, verify files, make a new one, import the authors' own."""
+"""List the installed models, show one's facts and card, verify, make, average, import the authors' own."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn models``."""
-    actions = parser.add_subparsers(metavar="list|info|verify|new|import-official", required=True)
+    actions = parser.add_subparsers(metavar="list|info|verify|new|average|import-official", required=True)
     list_ = actions.add_parser("list", help="list the installed models", allow_abbrev=False)
     list_.set_defaults(action=_list)
     info = actions.add_parser("info", help="show what a model costs, and its card", allow_abbrev=False)
@@ -51,7 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .safetensors file")
     new.add_argument("--overwrite", action="store_true", help="replace an existing file")
     new.set_defaults(action=_new)
-    for action in (list_, info, verify, new, official):
+    average = actions.add_parser(
+        "average", help="write the mean of models of one training, often better than each", allow_abbrev=False
+    )
+    average.add_argument("models", metavar="NAME|PATH", nargs="+", help="two or more, of one task and one network")
+    average.add_argument(
+        "--shares", type=float, nargs="+", metavar="S", help="of each model, above 0 (default: equal ones)"
+    )
+    average.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .safetensors file")
+    average.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    average.set_defaults(action=_average)
+    for action in (list_, info, verify, new, average, official):
         add_json_option(action)
 
 
@@ -160,6 +170,22 @@ def _new(args: argparse.Namespace) -> int:
         print_json({"path": args.output})
     else:
         print(f"{args.output}: untrained, preset {args.preset}; name it as start of a training")
+    return 0
+
+
+def _average(args: argparse.Namespace) -> int:
+    from napari_dmgn.averaging import average_models
+    from napari_dmgn.zoo import find_model
+
+    if args.output.exists() and not args.overwrite:
+        raise UsageError(f"{str(args.output)!r} exists; pass --overwrite to replace it")
+    files = [find_model(name).path for name in args.models]
+    used = average_models(files, args.output, shares=args.shares)
+    if args.json:
+        print_json({"path": args.output, "averaged": used})
+    else:
+        parts = (f"{one['share']:.3g} {file}" for one, file in zip(used, files, strict=True))
+        print(f"{args.output}: {' + '.join(parts)}")
     return 0
 
 

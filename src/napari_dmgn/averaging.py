@@ -1,0 +1,74 @@
+"""Models averaged: the weights of several stages of a training, which is often better than each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_dmgn import checkpoint
+
+__all__ = ["average_models"]
+
+# What a card says of one file's own weights.
+_OF_ONE = ("scores", "comparison", "best")
+
+
+def average_models(
+    paths: Sequence[str | Path], output: str | Path, *, shares: Sequence[float] | None = None
+) -> list[dict[str, str | float]]:
+    """Write the weighted mean of models that descend from one another.
+
+    The ends of two trainings from the same weights mostly lie in one valley of the loss, and a point between
+    them loses less than either where they have different strengths (Wortsman et al., "Model soups", ICML 2022).
+    Models of different origin have nothing in common to average.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Two model files or more, of one task and one network.
+    output : path
+        A .safetensors file; float16 where all files are.
+    shares : sequence of float, optional
+        Share of each file, above 0; their sum counts as 1. Default: equal.
+
+    Returns
+    -------
+    list of dict
+        sha256 and share of each file, also in the card as "averaged"; what else the card says is the last
+        file's, without its scores.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two files, other tasks or networks, or wrong shares.
+    """
+    if len(paths) < 2:
+        raise ValueError(f"{len(paths)} models to average; wanted two or more")
+    shares = [1.0] * len(paths) if shares is None else list(shares)
+    if len(shares) != len(paths) or not all(math.isfinite(share) and share > 0 for share in shares):
+        raise ValueError(f"shares are {shares}; wanted {len(paths)} numbers above 0")
+    total = math.fsum(shares)
+    models = [checkpoint.load(path) for path in paths]
+    first = models[0]
+    for path, model in zip(paths[1:], models[1:], strict=True):
+        if model.metadata.task != first.metadata.task:
+            raise ValueError(f"{path} is for {model.metadata.task}; wanted {first.metadata.task} as {paths[0]} is")
+        if model.config != first.config:
+            raise ValueError(f"{path} has another network than {paths[0]}")
+    states = [model.network.state_dict() for model in models]
+    mean = {
+        name: sum(share / total * state[name].double() for share, state in zip(shares, states, strict=True)).float()
+        for name in states[0]
+    }
+    network = first.network
+    network.load_state_dict(mean)
+    if all(tensor[0] == "F16" for path in paths for tensor in checkpoint.read_header(path).tensors.values()):
+        network = network.half()
+    used: list[dict[str, str | float]] = [
+        {"sha256": str(model.metadata.sha256), "share": share / total}
+        for model, share in zip(models, shares, strict=True)
+    ]
+    card = {name: value for name, value in models[-1].metadata.card.items() if name not in _OF_ONE}
+    checkpoint.save(output, network, task=first.metadata.task, card={**card, "averaged": used})
+    return used

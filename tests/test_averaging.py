@@ -1,0 +1,86 @@
+"""Models averaged."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from napari_dmgn import checkpoint
+from napari_dmgn.averaging import average_models
+from napari_dmgn.cli import main
+from napari_dmgn.model.network import DMGN
+
+
+@pytest.fixture
+def stages(tmp_path, tiny_network):
+    """Two stages of a training and a model of another network."""
+
+    def save(name, network, task="rain", **card):
+        path = tmp_path / f"{name}.safetensors"
+        checkpoint.save(path, network, task=task, card={"name": "mine", **card})
+        return path
+
+    moved = DMGN(tiny_network.config)
+    moved.load_state_dict({name: t + 0.5 for name, t in tiny_network.state_dict().items()})
+    first = save("first", tiny_network, licence="MIT", scores={"light": 1})
+    second = save("second", moved, licence="BSD-3-Clause", scores={"light": 2}, comparison="better")
+    torch.manual_seed(0)
+    other = save("other", DMGN(replace(tiny_network.config, width=16)))
+    return first, second, other, save("hazy", moved, task="haze")
+
+
+def test_an_average_is_the_weighted_mean_of_every_tensor(stages, tmp_path, tiny_network):
+    out = tmp_path / "mean.safetensors"
+    used = average_models(stages[:2], out, shares=[1, 3])
+    assert [one["share"] for one in used] == [0.25, 0.75]
+    model = checkpoint.load(out)
+    for name, tensor in tiny_network.state_dict().items():
+        torch.testing.assert_close(model.network.state_dict()[name], tensor + 0.375)
+    # Whose weights they were, not how well those did.
+    assert model.metadata.card == {"name": "mine", "licence": "BSD-3-Clause", "averaged": used}
+    assert used[1]["sha256"] == checkpoint.load(stages[1]).metadata.sha256
+    average_models([stages[0], stages[0]], out)
+    same = checkpoint.load(out).network.state_dict()
+    assert all(torch.equal(same[name], tensor) for name, tensor in tiny_network.state_dict().items())
+
+
+def test_an_average_of_halves_is_half(stages, tmp_path):
+    halves = []
+    for path in stages[:2]:
+        model = checkpoint.load(path)
+        halves.append(tmp_path / f"half_{path.name}")
+        checkpoint.save(halves[-1], model.network.half(), task="rain", card={})
+    out = tmp_path / "mean.safetensors"
+    for files, kind in ((halves, "F16"), ([halves[0], stages[1]], "F32")):
+        average_models(files, out)
+        assert {dtype for dtype, _ in checkpoint.read_header(out).tensors.values()} == {kind}
+
+
+def test_what_cannot_be_averaged_is_refused_and_nothing_written(stages, tmp_path):
+    first, second, other, hazy = stages
+    out = tmp_path / "mean.safetensors"
+    for files, shares, message in (
+        ([first], None, "1 models to average; wanted two or more"),
+        ([first, other], None, "has another network"),
+        ([first, hazy], None, "is for haze; wanted rain"),
+        ([first, second], [1.0], "wanted 2 numbers above 0"),
+        ([first, second], [1.0, 0.0], "wanted 2 numbers above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            average_models(files, out, shares=shares)
+        assert not out.exists()
+
+
+def test_the_command_averages(stages, tmp_path, capsys):
+    out = tmp_path / "mean.safetensors"
+    command = ["models", "average", str(stages[0]), str(stages[1]), "-o", str(out)]
+    assert main([*command, "--shares", "1", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["averaged"] == checkpoint.read_header(out).card["averaged"]
+    before = out.read_bytes()
+    assert main(command) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*command, "--overwrite"]) == 0
+    assert f"{out}: 0.5 {stages[0]} + 0.5 {stages[1]}" in capsys.readouterr().out
+    assert out.read_bytes() != before
