@@ -11,7 +11,7 @@ from napari_dmgn import checkpoint
 __all__ = ["average_models"]
 
 # What a card says of one file's own weights.
-_OF_ONE = ("scores", "comparison", "best")
+_OF_ONE = ("scores", "comparison")
 
 
 def average_models(

@@ -143,6 +143,12 @@ def check_folder(path: Path) -> None:
         raise UsageError(f"-o is a folder for the results, and {str(path)!r} is the name of an image file")
 
 
+def check_absent(path: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, to replace a file that exists unless asked to."""
+    if path.exists() and not overwrite:
+        raise UsageError(f"{str(path)!r} exists; pass --overwrite to replace it")
+
+
 @contextmanager
 def written_together(folder: Path) -> Iterator[Path]:
     """Give a folder for new files; they move to `folder`, made if missing, once all are whole."""

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_dmgn.cli.common import UsageError, add_json_option, print_json, size
+from napari_dmgn.cli.common import add_json_option, check_absent, print_json, size
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.zoo import TASKS
 
@@ -154,8 +154,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace) -> int:
     from napari_dmgn.vgg_weights import new_model
 
-    if args.output.exists() and not args.overwrite:
-        raise UsageError(f"{str(args.output)!r} exists; pass --overwrite to replace it")
+    check_absent(args.output, overwrite=args.overwrite)
     fetch = args.vgg19 == "download"
     new_model(
         args.output,
@@ -177,8 +176,7 @@ def _average(args: argparse.Namespace) -> int:
     from napari_dmgn.averaging import average_models
     from napari_dmgn.zoo import find_model
 
-    if args.output.exists() and not args.overwrite:
-        raise UsageError(f"{str(args.output)!r} exists; pass --overwrite to replace it")
+    check_absent(args.output, overwrite=args.overwrite)
     files = [find_model(name).path for name in args.models]
     used = average_models(files, args.output, shares=args.shares)
     if args.json:
@@ -209,8 +207,7 @@ def _import_official(args: argparse.Namespace) -> int:
     from napari_dmgn.zoo import models_folder
 
     output = args.output or models_folder() / f"official-{args.task}.safetensors"
-    if output.exists() and not args.overwrite:
-        raise UsageError(f"{str(output)!r} exists; pass --overwrite to replace it")
+    check_absent(output, overwrite=args.overwrite)
     try:
         report = import_official(args.file, args.task, output)
     except MissingTensorsError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_dmgn.cli.common import UsageError
+from napari_dmgn.cli.common import UsageError, check_absent
 from napari_dmgn.files import IMAGE_SUFFIXES, is_store
 
 __all__ = ["Source", "check_results", "find_sources", "input_files", "result_path"]
@@ -147,5 +147,4 @@ def check_results(results: Iterable[tuple[Path, Iterable[Path]]], *, inputs: Ite
             owner[target] = source
             if target.resolve() in sources:
                 raise UsageError(f"the result {str(target)!r} would replace an input")
-            if target.exists() and not overwrite:
-                raise UsageError(f"{str(target)!r} exists; pass --overwrite to replace it")
+            check_absent(target, overwrite=overwrite)

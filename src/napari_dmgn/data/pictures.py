@@ -89,7 +89,7 @@ def find_pictures(folder: str | Path) -> list[Path]:
 
 
 def depth_maps(paths: Sequence[Path]) -> list[Path]:
-    """Return a folder's depth maps of its files: those named *_depth, or all where none is."""
+    """Return which of a folder's files are depth maps: those named *_depth, or all where none is."""
     return [path for path in paths if path.stem.lower().endswith("_depth")] or list(paths)
 
 
