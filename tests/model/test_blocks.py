@@ -27,9 +27,15 @@ def randomise(module: nn.Module, generator: torch.Generator) -> nn.Module:
     return module.double().requires_grad_(False)
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("dilation", [1, 2, 5])
-def test_cell_is_the_papers_formula(dilation, random):
-    """Y = X + M * H(X) (Eq. 4), M = sigmoid(1x1(tanh(1x1(H)))) (Eq. 5)."""
+def test_cell_is_the_papers_formula(dilation, grad, random):
+    """Y = X + M * H(X) (Eq. 4), M = sigmoid(1x1(tanh(1x1(H)))) (Eq. 5); memory is used again without gradients only."""
+    with torch.set_grad_enabled(grad):
+        check_cell(dilation, random)
+
+
+def check_cell(dilation, random):
     cell = randomise(DeepMaskingCell(channels=6, mask_channels=3, dilation=dilation), random)
     x = torch.randn(2, 6, 9, 11, generator=random, dtype=torch.float64)
     kept = x.clone()

@@ -162,10 +162,10 @@ class DeepMaskingCell(nn.Module):
 
         def band(x: Tensor, *background_map: Tensor) -> tuple[Tensor, Tensor]:
             h = torch.relu_(self.conv2(torch.relu_(self.conv1(x))))
-            mask = torch.sigmoid(self.gate(torch.tanh_(self.hidden(h))))
+            mask = torch.sigmoid_(self.gate(torch.tanh_(self.hidden(h))))
             for given in background_map:
                 mask = fuse_background_map(mask, given, weight)
-            return torch.addcmul(x, mask, h), mask
+            return _masked_sum(x, mask, h), mask
 
         maps = (x,) if background_map is None else (x, background_map)
         y, mask = in_bands(band, *maps, reach=2 * self.dilation)
@@ -185,6 +185,13 @@ class PlainCell(nn.Module):
     def forward(self, x: Tensor, *, background_map: Tensor | None = None, weight: float = 0.0) -> tuple[Tensor, None]:
         """Return the output, and no mask that a background map could regularise."""
         return torch.relu_(self.conv2(torch.relu_(self.conv1(x)))), None
+
+
+def _masked_sum(x: Tensor, mask: Tensor, h: Tensor) -> Tensor:
+    """Return X + M * H (Eq. 5), in H's memory where nothing else wants it: fresh memory costs more than the sum."""
+    if by_rows(x) or torch.is_grad_enabled() or x.dtype != h.dtype:
+        return torch.addcmul(x, mask, h)
+    return torch.addcmul(x, mask, h, out=h)
 
 
 def fuse_background_map(mask: Tensor, background_map: Tensor, weight: float) -> Tensor:

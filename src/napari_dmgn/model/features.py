@@ -38,14 +38,17 @@ class LearnedHead(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map a (N, in_channels, h, w) image to (N, channels, h, w) features, >= 0."""
-        level = torch.relu_(self.stem(2 * image - 1))  # the zeros of the padding become mid-grey
+        signed = 2 * image
+        signed -= 1  # the zeros of the padding become mid-grey
+        level = torch.relu_(self.stem(signed))
         levels = [level]
         for down in self.down:
             level = torch.relu_(down(level))  # half the resolution
             levels.append(level)
         mixed = self.mix[-1](levels[-1])
         for mix, level in zip(list(self.mix)[-2::-1], levels[-2::-1], strict=True):
-            mixed = enlarge(mixed) + mix(level)  # twice the resolution
+            mixed = enlarge(mixed)  # twice the resolution
+            mixed += mix(level)
         return torch.relu_(self.out(torch.relu_(mixed)))
 
 

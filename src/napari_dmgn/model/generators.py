@@ -120,8 +120,9 @@ class Branch(nn.Module):
     def _image(self, x: Tensor) -> tuple[Tensor]:
         if self.out_hidden is not None:
             x = torch.relu_(self.out_hidden(x))
-        image = self.out(x) * self.output_scale
-        return (image if self.gain is None else torch.cat([image, self.gain(x) * self.output_scale], dim=1),)
+        image = self.out(x) if self.gain is None else torch.cat([self.out(x), self.gain(x)], dim=1)
+        image *= self.output_scale
+        return (image,)
 
     def _join(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
         if self.align_corners:
@@ -129,7 +130,8 @@ class Branch(nn.Module):
         else:
             x = enlarge(x)
         if self.merge is None:
-            return x + skip
+            x += skip
+            return x
         merge, again = self.merge[level], None if self.merge_again is None else self.merge_again[level]
 
         def band(x: Tensor, skip: Tensor) -> tuple[Tensor]:
@@ -252,6 +254,12 @@ class Refiner(nn.Module):
 
     def _refinement(self, x: Tensor) -> tuple[Tensor]:
         x = torch.relu_(self.hidden(x))
-        refinement: Tensor = self.out(x) * self.output_scale
-        refinement = torch.tanh(refinement) if self.tanh else refinement
-        return (refinement if self.gain is None else torch.cat([refinement, self.gain(x) * self.output_scale], dim=1),)
+        refinement = self.out(x)
+        refinement *= self.output_scale
+        if self.tanh:
+            refinement = torch.tanh_(refinement)
+        if self.gain is None:
+            return (refinement,)
+        gain = self.gain(x)
+        gain *= self.output_scale
+        return (torch.cat([refinement, gain], dim=1),)

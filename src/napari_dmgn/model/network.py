@@ -161,7 +161,7 @@ class DMGN(nn.Module):
         source, logits = self.separator.maps_and_logits(features)
         if self.config.separator_on == "features":
             source = features
-        share = torch.sigmoid(logits)
+        share = torch.sigmoid_(logits)
         background_part = source * share  # F_b
         kept: list[Tensor] | None = [] if masks else None
         if noise is None and self.noise_branch is not None:
@@ -187,7 +187,7 @@ class DMGN(nn.Module):
         if self.noise_attention is None or s.noise_features is None:
             share = s.background_share.mean(dim=1, keepdim=True)
             return (1 - share).expand(-1, self.config.trunk_stride**2, -1, -1)
-        return torch.sigmoid(self.noise_attention(s.features, s.noise_features))
+        return torch.sigmoid_(self.noise_attention(s.features, s.noise_features))
 
     def responses(self, separated: Separated) -> Tensor:
         """Return the attention's local responses to F_b and F(R) (Eq. 7), at least float32.
@@ -239,7 +239,7 @@ class DMGN(nn.Module):
             clear = s.image - s.noise  # I - R: what is left of B in the image
             coarse = _gained(coarse, clear)
         if config.coarse_residual:
-            coarse = s.image + coarse
+            coarse += s.image
         noise_map = self._distribution(s) if s.noise_map is None else s.noise_map
         if config.map_normalised:
             assert map_range is not None
@@ -306,7 +306,7 @@ class DMGN(nn.Module):
 def _gained(made: Tensor, clear: Tensor) -> Tensor:
     """Join a generator's residual and its gain, (N, 2 C, h, w), with the image that is multiplied."""
     residual, gain = made.chunk(2, dim=1)
-    return residual + gain * clear
+    return torch.addcmul(residual, gain, clear)
 
 
 def with_gain(network: DMGN) -> DMGN:

@@ -59,6 +59,13 @@ TASK_PARTS: dict[str, dict[str, Callable[[], Degradation]]] = {
             noise=(2 / 255, 20 / 255),
             dim=0.3,
         ),
+        # Hardly any sensor noise: behind dense haze a sky has fewer levels than 8 bits hold, and steps
+        # and blocks that restoring makes visible.
+        "compressed": lambda: PhotoEffects(
+            degrade=_outdoors(transmission=(0.15, 0.8), airlight=(0.6, 1.0), tint=0.04),
+            noise=(0.05 / 255, 1 / 255),
+            quality=(60, 100),
+        ),
         "none": Clean,
     },
     "reflection": {
@@ -96,8 +103,9 @@ DEFAULT_WEIGHTS: dict[str, dict[str, float]] = {
         "dense": 0.1,
         "coloured": 0.12,
         "indoor": 0.1,
-        "outdoor": 0.24,
-        "photo": 0.1,
+        "outdoor": 0.2,
+        "photo": 0.08,
+        "compressed": 0.06,
         "none": 0.06,
     },
     "reflection": {
