@@ -92,6 +92,24 @@ def test_a_half_network_is_saved_as_it_is(tiny_network, tmp_path):
     assert checkpoint.load(path).metadata.name == "half"  # without a name in the card, the file's
 
 
+def test_halving_leaves_tensors_of_few_values(tiny_network, tmp_path):
+    import copy
+
+    path = tmp_path / "halved.safetensors"
+    checkpoint.save(path, checkpoint.halve(copy.deepcopy(tiny_network)), task="rain", card={})
+    header = checkpoint.read_header(path)
+    assert checkpoint.is_halved(header)
+    state = checkpoint.load(path).network.state_dict()
+    kinds = {name: dtype for name, (dtype, _) in header.tensors.items()}
+    assert set(kinds.values()) == {"F16", "F32"}
+    for name, tensor in tiny_network.state_dict().items():
+        few = tensor.numel() <= 256
+        assert kinds[name] == ("F32" if few else "F16")
+        assert torch.equal(state[name], tensor if few else tensor.half().float())
+    checkpoint.save(path, tiny_network, task="rain", card={})
+    assert not checkpoint.is_halved(checkpoint.read_header(path))
+
+
 def test_what_is_no_readable_file_is_refused(tmp_path):
     text = tmp_path / "text.safetensors"
     text.write_text("This is not a model, but a text that is long enough.\n" * 4)

@@ -28,7 +28,7 @@ def average_models(
     paths : sequence of path
         Two model files or more, of one task and one network.
     output : path
-        A .safetensors file; float16 where all files are.
+        A .safetensors file; float16 where all files are (`checkpoint.halve`).
     shares : sequence of float, optional
         Share of each file, above 0; their sum counts as 1. Default: equal.
 
@@ -63,8 +63,8 @@ def average_models(
     }
     network = first.network
     network.load_state_dict(mean)
-    if all(tensor[0] == "F16" for path in paths for tensor in checkpoint.read_header(path).tensors.values()):
-        network = network.half()
+    if all(checkpoint.is_halved(checkpoint.read_header(path)) for path in paths):
+        network = checkpoint.halve(network)
     used: list[dict[str, str | float]] = [
         {"sha256": str(model.metadata.sha256), "share": share / total}
         for model, share in zip(models, shares, strict=True)

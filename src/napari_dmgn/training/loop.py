@@ -288,7 +288,7 @@ def _write_model(
     run = training.run
     network = run.averaged()
     if run.config.half:
-        network = network.half()
+        network = checkpoint.halve(network)
     card = model_card(run, training.collection, scores, comparison)
     checkpoint.save(path, network, task=run.config.task, card=card)
 

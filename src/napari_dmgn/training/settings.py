@@ -128,7 +128,7 @@ class TrainConfig:
     save_minutes: float = 3.0
     """Minutes between two saved states; a killed run loses at most these."""
     half: bool = False
-    """Write the model's weights as float16."""
+    """Write the model's weights as float16, but for tensors of few values (`checkpoint.halve`)."""
     card: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the model card, such as licence, data or not_trained_for."""
 
