@@ -239,7 +239,7 @@ class DMGN(nn.Module):
             clear = s.image - s.noise  # I - R: what is left of B in the image
             coarse = _gained(coarse, clear)
         if config.coarse_residual:
-            coarse += s.image
+            coarse = s.image + coarse  # not in place: in bf16 the image is the wider one
         noise_map = self._distribution(s) if s.noise_map is None else s.noise_map
         if config.map_normalised:
             assert map_range is not None
