@@ -89,6 +89,7 @@ def test_a_half_network_is_saved_as_it_is(tiny_network, tmp_path):
     path = tmp_path / "half.safetensors"
     checkpoint.save(path, copy.deepcopy(tiny_network).half(), task="rain", card={})
     assert {dtype for dtype, _ in checkpoint.read_header(path).tensors.values()} == {"F16"}
+    assert checkpoint.is_halved(checkpoint.read_header(path))
     assert checkpoint.load(path).metadata.name == "half"  # without a name in the card, the file's
 
 

@@ -38,7 +38,8 @@ def test_cell_is_the_papers_formula(dilation, grad, random):
 def check_cell(dilation, random):
     cell = randomise(DeepMaskingCell(channels=6, mask_channels=3, dilation=dilation), random)
     x = torch.randn(2, 6, 9, 11, generator=random, dtype=torch.float64)
-    kept = x.clone()
+    x.requires_grad_(torch.is_grad_enabled())
+    kept = x.detach().clone()
     h = x
     for conv in (cell.conv1, cell.conv2):
         h = F.conv2d(h, conv.weight, conv.bias, padding=dilation, dilation=dilation).clamp(min=0)
@@ -50,6 +51,9 @@ def check_cell(dilation, random):
     torch.testing.assert_close(mask, wanted_mask)
     torch.testing.assert_close(y, x + wanted_mask * h)
     assert torch.equal(x, kept)
+    if torch.is_grad_enabled():
+        found, wanted = (torch.autograd.grad(v.sum(), x)[0] for v in (cell(x)[0], x + wanted_mask * h))
+        torch.testing.assert_close(found, wanted)
 
     background_map, weight = torch.rand(2, 1, 9, 11, generator=random, dtype=torch.float64), 0.3
     y, mask = cell(x, background_map=background_map, weight=weight)

@@ -59,8 +59,8 @@ TASK_PARTS: dict[str, dict[str, Callable[[], Degradation]]] = {
             noise=(2 / 255, 20 / 255),
             dim=0.3,
         ),
-        # Hardly any sensor noise: behind dense haze a sky has fewer levels than 8 bits hold, and steps
-        # and blocks that restoring makes visible.
+        # 8 bits hold few levels of a sky behind dense haze; restoring makes their steps and JPEG's
+        # blocks visible, which sensor noise would hide.
         "compressed": lambda: PhotoEffects(
             degrade=_outdoors(transmission=(0.15, 0.8), airlight=(0.6, 1.0), tint=0.04),
             noise=(0.05 / 255, 1 / 255),
