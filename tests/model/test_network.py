@@ -289,6 +289,15 @@ def test_forward_is_the_papers_equations_step_by_step(variants):
             torch.testing.assert_close(getattr(out, name), full, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("gain", [True, False])
+@torch.inference_mode()
+def test_in_bf16_images_keep_the_digits_of_the_input(tiny_config, gain):
+    network = build(replace(tiny_config, background_gain=gain)).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(images(1, 16, 24))
+    assert out.coarse.dtype == out.background.dtype == torch.float32
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @torch.inference_mode()
 def test_large_maps_in_bands_make_the_same_image(preset, monkeypatch):
