@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from napari_dmgn import losses
-from napari_dmgn.losses import LossWeights, charbonnier, noise_map_target, restoration_loss
+from napari_dmgn.losses import LossWeights, charbonnier, noise_map_target, perceptual, restoration_loss
 from napari_dmgn.model.network import NetworkOutput
 
 TERMS = ("background", "background_fft", "coarse", "noise", "noise_map")
@@ -103,6 +103,29 @@ def test_fourier_term_counts_every_pixel_alike(layers):
     output = NetworkOutput(background=moved, coarse=moved, noise=noise, noise_map=noise[:, :1])
     loss, _ = restoration_loss(output, background, noise, only(background_fft=1))
     assert loss.item() == pytest.approx(0.5 / math.sqrt(6 * 8), rel=1e-4)
+
+
+def test_perceptual_loss_is_its_definition_and_so_is_its_gradient():
+    random = torch.Generator().manual_seed(2)
+    shapes = ((2, 4, 6, 8), (2, 5, 3, 4))
+    image = [torch.randn(s, generator=random, dtype=torch.float64).requires_grad_(True) for s in shapes]
+    wanted = [torch.randn(s, generator=random, dtype=torch.float64) for s in shapes]
+    loss = perceptual(image, wanted)
+    assert loss.item() == pytest.approx(sum((a - b).abs().mean().item() for a, b in zip(image, wanted, strict=True)))
+    assert torch.autograd.gradcheck(lambda *maps: perceptual(maps, wanted), image)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_perceptual_gradient_keeps_type_and_memory_of_the_features(layout):
+    random = torch.Generator().manual_seed(3)
+    x, wanted = (torch.randn((2, 4, 6, 8), generator=random).bfloat16().contiguous(memory_format=layout) for _ in "ab")
+    loss = perceptual([x.requires_grad_(True)], [wanted])
+    assert loss.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(3 * loss, x)
+    assert gradient.dtype == x.dtype
+    assert gradient.is_contiguous(memory_format=layout)
+    share = torch.tensor(3 / x.numel()).bfloat16()  # of each value in the mean
+    assert torch.equal(gradient, (x - wanted).sign() * share)
 
 
 def test_gradient_is_finite_where_the_output_is_perfect(layers):

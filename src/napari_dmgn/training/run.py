@@ -92,7 +92,10 @@ class Run:
         self.stopped = ""  # why the run ended before its last step
         self.between_steps = True
         self.groups = self._groups()
-        self.features = features.to(self.device) if isinstance(features, nn.Module) else features
+        if isinstance(features, nn.Module):
+            features.to(self.device)
+            features.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the images are
+        self.features = features
         with seeded(config.seed):
             self.network = DMGN(config.network_config())
         if config.start is not None:
