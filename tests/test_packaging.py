@@ -66,7 +66,7 @@ def test_wheel_metadata_names_no_napari_no_qt_and_no_torchvision(wheel):
         assert not any(unwanted in line.lower() for line in required)
     assert "Classifier: Framework :: napari" in lines
     assert "napari-dmgn = napari_dmgn:napari.yaml" in entry_points
-    assert "napari-dmgn = napari_dmgn.cli:main" in entry_points
+    assert "napari-dmgn = napari_dmgn.__main__:main" in entry_points
 
 
 def test_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):

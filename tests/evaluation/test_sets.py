@@ -68,6 +68,8 @@ def test_synthetic_pairs_are_the_same_for_the_same_seed_and_name_only(tmp_path, 
     one = synthetic_set(tmp_path / "pics", "rain", parts=[parts[1]], pairs=5)
     assert [item.part for item in one.items] == [parts[1]] * 5
     assert len({item.load()[0].tobytes() for item in one.items}) == 5  # a picture used twice is rained on anew
+    uneven = synthetic_set(tmp_path / "pics", "rain", parts=parts[:2], pairs=5)  # as many as were asked for
+    assert [item.part for item in uneven.items] == [parts[0]] * 3 + [parts[1]] * 2
 
 
 def test_the_pictures_taken_first_are_those_that_training_holds_out(tmp_path, put, clean):

@@ -165,7 +165,7 @@ def test_a_full_disk_costs_no_state_that_was_saved(pictures, settings, tmp_path,
         events.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == [state.STATE]  # and no part of a file
     disk.room = 1 << 40
-    part = tmp_path / f".{state.STATE}.0123abcd.part"  # what a kill in the middle of a write leaves
+    part = tmp_path / f".{'0123abcd' * 4}.part"  # what a kill in the middle of a write leaves
     part.write_bytes(b"half")
     assert next(iter_train(config, resume=True)).step == 4
     assert not part.exists()

@@ -91,7 +91,7 @@ def _measure(args: argparse.Namespace, *, size: tuple[int, int], **case: Any) ->
 
     width, height = size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    arguments = model_arguments(args) | case
+    arguments = model_arguments(argparse.Namespace(**vars(args) | case))
     first = restore(image, **arguments)  # loads the model, warms the caches
     arrays = image.nbytes + sum(
         array.nbytes for array in (first.background, first.coarse, first.noise, first.noise_map)

@@ -79,7 +79,7 @@ def add_output_options(parser: argparse.ArgumentParser, overwrite: str = "replac
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=named_path,
         required=True,
         metavar="DIR",
         help="folder for the results, made if missing",
@@ -90,6 +90,18 @@ def add_output_options(parser: argparse.ArgumentParser, overwrite: str = "replac
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Add the option for an answer that a program can read."""
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def named_path(text: str) -> Path:
+    """Parse a path; an empty one, as a shell's unset variable leaves it, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name; write . for the current folder")
+    return Path(text)
+
+
+def seed(text: str) -> int:
+    """Parse what random numbers are drawn from, small enough for a sequence that counts on from it."""
+    return _whole_number(text, least=0, most=2**62)
 
 
 def tile(text: str) -> str | int | None:
@@ -125,13 +137,14 @@ def size(text: str) -> tuple[int, int]:
     return width, height
 
 
-def _whole_number(text: str, *, least: int, others: str = "") -> int:
+def _whole_number(text: str, *, least: int, most: int | None = None, others: str = "") -> int:
     try:
         value = int(text)
     except ValueError:
         value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"expected {others}a whole number >= {least}, got {text!r}")
+    if value < least or (most is not None and value > most):
+        wanted = f">= {least}" if most is None else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"expected {others}a whole number {wanted}, got {text!r}")
     return value
 
 

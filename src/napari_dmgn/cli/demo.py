@@ -13,8 +13,10 @@ from napari_dmgn.cli.common import (
     add_model_options,
     check_folder,
     model_arguments,
+    named_path,
     print_json,
     run_restore,
+    seed,
     task_of,
 )
 from napari_dmgn.cli.sheet import Row, write_sheet
@@ -31,11 +33,11 @@ _SHEET = "before_after.png"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn demo``."""
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR",
+        "-o", "--output", type=named_path, default=Path("demo"), metavar="DIR",
         help="folder for the pictures; an earlier demo there is replaced (default: demo)",
     )  # fmt: skip
     parser.add_argument("--samples", nargs="+", metavar="NAME", help="pictures to use (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="what the noise is drawn from (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="what the noise is drawn from (default: 0)")
     add_model_options(parser)
     add_json_option(parser)
 

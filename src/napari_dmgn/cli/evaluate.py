@@ -14,8 +14,10 @@ from napari_dmgn.cli.common import (
     add_output_options,
     check_folder,
     halo,
+    named_path,
     positive,
     print_json,
+    seed,
     tile,
     written_together,
 )
@@ -39,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "TestA, Real20, SIR2, CEILNet), a folder with folders of inputs and targets, or what synthesize wrote",
     )  # fmt: skip
     parser.add_argument(
-        "--target", type=Path, metavar="DIR", help="folder of the targets; the data is then that of the inputs"
+        "--target", type=named_path, metavar="DIR", help="folder of the targets; the data is then that of the inputs"
     )
     parser.add_argument(
         "--clean", action="store_true", help="the data are clean pictures: how well are they left alone?"
@@ -49,13 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the data are clean pictures: put this on them, {', '.join(KINDS)} (may be given several times)",
     )  # fmt: skip
     parser.add_argument(
-        "--depth", type=Path, metavar="DIR", help="depth maps for synthetic haze, bright is far (default: random depth)"
+        "--depth",
+        type=named_path,
+        metavar="DIR",
+        help="depth maps for synthetic haze, bright is far (default: random depth)",
     )
     parser.add_argument(
         "--parts", metavar="NAME[,NAME]", help="parts of the synthesis, light,heavy say (default: all of the task's)"
     )
     parser.add_argument("--pairs", type=positive, metavar="N", help="synthetic pairs (default: 48)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the synthetic pairs (default: 0)")
+    parser.add_argument("--seed", type=seed, metavar="N", help="of the synthetic pairs (default: 0)")
     parser.add_argument(
         "--crop", type=positive, metavar="N", help="of clean pictures take the central N x N (default: all)"
     )
@@ -91,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     with written_together(args.output) as folder:
         for name, text in (("report.json", _json(evaluation)), ("report.md", evaluation.to_markdown())):
             with replacing(folder / name) as file:
-                file.write(text.encode())
+                file.write(text.encode(errors="backslashreplace"))  # names need not be text
         write_sheet(folder / "sheet.png", sheet.rows(), sheet.columns())
     if args.json:
         print_json(evaluation.to_dict() | {"files": results})

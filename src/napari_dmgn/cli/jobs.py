@@ -44,6 +44,12 @@ class Job:
     results: dict[str, Path]
     args: argparse.Namespace
 
+    def places(self) -> Iterator[Path]:
+        """Yield what no other image's results may be called; of masks, which only the network knows, a pattern."""
+        yield from self.results.values()
+        if self.args.masks:
+            yield self.results["background"].with_name(f"{_stem(self.results)}{_MASK}*.tif")
+
     def exists(self) -> bool:
         """Whether any of the results is there."""
         return any(path.exists() for path in self.results.values())
@@ -159,6 +165,8 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
         If the arguments ask for what the results cannot be.
     """
     output, folder = args.output, args.output / source.folder
+    if is_store(source.path) and output.resolve().is_relative_to(source.path.resolve()):
+        raise UsageError(f"the result {str(output)!r} would replace an input, or lie in it")
     collection = output.suffix.lower() == ".zarr"
     if collection:
         results = {part: output / part for part in PARTS}
@@ -201,8 +209,7 @@ def made_by(jobs: Iterable[Job]) -> Callable[[Path], bool]:
 
 
 def _check_collection(source: Path, output: Path, args: argparse.Namespace) -> None:
-    here, there = source.resolve(), output.resolve()
-    if here == there or here in there.parents or there in here.parents:
+    if source.resolve().is_relative_to(output.resolve()):
         raise UsageError(f"the result {str(output)!r} would replace an input, or lie in it")
     if output.exists() and not is_store(output):
         raise UsageError(f"{str(output)!r} exists and is no Zarr store")

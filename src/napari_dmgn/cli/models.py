@@ -4,7 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_dmgn.cli.common import add_json_option, check_absent, print_json, size
+from napari_dmgn.cli.common import (
+    UsageError,
+    add_json_option,
+    check_absent,
+    named_path,
+    one_line,
+    print_json,
+    seed,
+    size,
+)
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.zoo import TASKS
 
@@ -31,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     official = actions.add_parser(
         "import-official", help="turn the DMGN authors' .pth file into a model file", allow_abbrev=False
     )
-    official.add_argument("file", type=Path, metavar="FILE")
+    official.add_argument("file", type=named_path, metavar="FILE")
     official.add_argument("--task", choices=TASKS, required=True, help="what the file was trained to remove")
     official.add_argument(
-        "-o", "--output", type=Path, metavar="OUT", help="a .safetensors file (default: in the models folder)"
+        "-o", "--output", type=named_path, metavar="OUT", help="a .safetensors file (default: in the models folder)"
     )
     official.add_argument("--overwrite", action="store_true", help="replace an existing file")
     official.set_defaults(action=_import_official)
@@ -47,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "torchvision's names, or 'download', torchvision's own file of 575 MB, kept in the cache "
         "(default: what was downloaded before)",
     )  # fmt: skip
-    new.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
-    new.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .safetensors file")
+    new.add_argument("--seed", type=seed, default=0, help="of the random weights (default: 0)")
+    new.add_argument("-o", "--output", type=named_path, required=True, metavar="OUT", help="a .safetensors file")
     new.add_argument("--overwrite", action="store_true", help="replace an existing file")
     new.set_defaults(action=_new)
     average = actions.add_parser(
@@ -58,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     average.add_argument(
         "--shares", type=float, nargs="+", metavar="S", help="of each model, above 0 (default: equal ones)"
     )
-    average.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .safetensors file")
+    average.add_argument("-o", "--output", type=named_path, required=True, metavar="OUT", help="a .safetensors file")
     average.add_argument("--overwrite", action="store_true", help="replace an existing file")
     average.set_defaults(action=_average)
     for action in (list_, info, verify, new, average, official):
@@ -130,7 +139,12 @@ def _verify(args: argparse.Namespace) -> int:
     from napari_dmgn.zoo import broken_models, find_model, list_models
 
     if args.models:
-        models, broken = [find_model(name) for name in args.models], []
+        models, broken = [], []
+        for name in args.models:
+            try:
+                models.append(find_model(name))
+            except (OSError, ValueError) as error:
+                broken.append((name, one_line(error)))
     else:
         models, broken = list_models(), broken_models()
     reports: list[dict[str, Any]] = [{"path": path, "ok": False, "error": message} for path, message in broken]
@@ -154,7 +168,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace) -> int:
     from napari_dmgn.vgg_weights import new_model
 
-    check_absent(args.output, overwrite=args.overwrite)
+    _check_output(args.output, args)
     fetch = args.vgg19 == "download"
     new_model(
         args.output,
@@ -176,7 +190,7 @@ def _average(args: argparse.Namespace) -> int:
     from napari_dmgn.averaging import average_models
     from napari_dmgn.zoo import find_model
 
-    check_absent(args.output, overwrite=args.overwrite)
+    _check_output(args.output, args)
     files = [find_model(name).path for name in args.models]
     used = average_models(files, args.output, shares=args.shares)
     if args.json:
@@ -185,6 +199,15 @@ def _average(args: argparse.Namespace) -> int:
         parts = (f"{one['share']:.3g} {file}" for one, file in zip(used, files, strict=True))
         print(f"{args.output}: {' + '.join(parts)}")
     return 0
+
+
+def _check_output(path: Path, args: argparse.Namespace) -> None:
+    """Refuse, before any work, a place that no model would be found at."""
+    if path.suffix.lower() != ".safetensors":
+        raise UsageError(f"a model is a .safetensors file; got {str(path)!r}")
+    if path.is_dir():
+        raise UsageError(f"{str(path)!r} is a folder; a file is wanted")
+    check_absent(path, overwrite=args.overwrite)
 
 
 def _bytes_bar() -> Any:
@@ -207,7 +230,7 @@ def _import_official(args: argparse.Namespace) -> int:
     from napari_dmgn.zoo import models_folder
 
     output = args.output or models_folder() / f"official-{args.task}.safetensors"
-    check_absent(output, overwrite=args.overwrite)
+    _check_output(output, args)
     try:
         report = import_official(args.file, args.task, output)
     except MissingTensorsError as error:

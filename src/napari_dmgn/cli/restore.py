@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--recursive", action="store_true",
-        help="look into sub-folders too, and keep them in the folder of results",
+        help="look into sub-folders too, but not into links, and keep them in the folder of results",
     )  # fmt: skip
     add_output_options(parser, "replace existing results (otherwise their inputs are skipped)")
     add_model_options(parser)
@@ -126,7 +126,7 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
         if source.found and made(source.path):
             del jobs[source]
     check_results(
-        ((job.source, job.results.values()) for job in jobs.values()),
+        ((job.source, job.places()) for job in jobs.values()),
         inputs=(job.source for job in jobs.values()),
         overwrite=True,  # what exists is skipped, not refused
     )

@@ -2,11 +2,12 @@
 
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_dmgn.cli.common import UsageError, check_absent
+from napari_dmgn.cli.common import UsageError, check_absent, one_line
 from napari_dmgn.files import IMAGE_SUFFIXES, is_store
 
 __all__ = ["Source", "check_results", "find_sources", "input_files", "result_path"]
@@ -46,8 +47,10 @@ def find_sources(
         If a word names nothing that can be read.
     """
     sources: dict[str, Source] = {}
-    for word in map(Path, words):
-        for source in _named(word, recursive, stores, output):
+    for word in words:
+        if not str(word):  # a shell's unset variable; as a path it would be the current folder
+            raise UsageError("an empty name; wanted an image file, a folder or a pattern")
+        for source in _named(Path(word), recursive, stores, output):
             sources.setdefault(os.path.abspath(source.path), source)
     return list(sources.values())
 
@@ -90,10 +93,18 @@ def _inside(folder: Path, recursive: bool, stores: bool, output: Path | None) ->
     for path in folder.iterdir():
         if path.name.startswith("."):  # an unfinished run's results, say
             continue
-        if _is_image(path, stores):
+        if _is_image(path, stores) or _leads_nowhere(path):
             yield path
         elif recursive and _is_searched(path, output):
-            yield from _inside(path, recursive, stores, output)
+            try:
+                yield from _inside(path, recursive, stores, output)
+            except PermissionError as error:
+                warnings.warn(f"left out: {one_line(error)}", stacklevel=2)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether it is an image's link to what is not there: told as an input that cannot be read."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_symlink() and not path.exists()
 
 
 def _is_searched(path: Path, output: Path | None) -> bool:
@@ -129,6 +140,8 @@ def result_path(folder: Path, source: Path, part: str) -> Path:
     stem, suffix = source.stem, source.suffix
     if suffix.lower() in (".jpg", ".jpeg"):
         suffix = ".png"
+    if suffix.lower() != ".zarr" and is_store(source):  # by any name
+        stem, suffix = source.name, ".zarr"
     if suffix.lower() == ".zarr" and not stem.lower().endswith(".ome"):
         suffix = ".ome.zarr"  # what is written is OME-Zarr, whatever was read
     if stem.lower().endswith(".ome"):  # many readers know OME-TIFF by its double suffix

@@ -16,6 +16,7 @@ from napari_dmgn.cli.common import (
     check_folder,
     one_line,
     print_json,
+    seed,
     written_together,
 )
 from napari_dmgn.cli.sources import check_results, input_files, result_path
@@ -27,9 +28,7 @@ _PARTS = ("input", "background", "noise")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn synthesize``."""
-    parser.add_argument(
-        "inputs", type=Path, nargs="+", metavar="IN", help="clean PNG, JPEG or TIFF files, or folders of them"
-    )
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="clean PNG, JPEG or TIFF files, or folders of them")
     add_output_options(parser)
     parser.add_argument("--task", choices=KINDS, default="rain", help="what to add (default: %(default)s)")
     parser.add_argument(
@@ -38,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: mixed, one is drawn for each image)",
     )  # fmt: skip
     parser.add_argument(
-        "--layer", type=Path, nargs="+", metavar="IN",
+        "--layer", nargs="+", metavar="IN",
         help="pictures to reflect, or other planes for a veil, taken in turn "
         "(default: a photograph that is reflected; the image itself as other plane)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the first image; the next takes the next (default: 0)"
+        "--seed", type=seed, default=0, help="seed of the first image; the next takes the next (default: 0)"
     )
     add_json_option(parser)
 

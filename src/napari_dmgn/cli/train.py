@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_dmgn.cli.common import UsageError, positive, print_json
+from napari_dmgn.cli.common import UsageError, named_path, positive, print_json
 from napari_dmgn.synthesis import KINDS
 from napari_dmgn.zoo import TASKS
 
@@ -23,7 +23,7 @@ _PIXELS = 16 * 128**2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn train``."""
     parser.add_argument(
-        "config", type=Path, nargs="?", metavar="CONFIG.toml",
+        "config", type=named_path, nargs="?", metavar="CONFIG.toml",
         help="settings; the options below replace its own, and do without it in simple cases",
     )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="folder of clean images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -266,7 +267,7 @@ def _padded(rows: list[list[Picture]]) -> list[list[Picture | None]]:
 
 def hold_out_rank(name: str) -> str:
     """Return what file names are sorted by to choose those held out: first come, first held."""
-    return hashlib.sha256(name.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def _rank(picture: Picture) -> str:

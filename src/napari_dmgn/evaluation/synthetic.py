@@ -70,12 +70,11 @@ def synthetic_set(
     chosen = list(dict.fromkeys(known if parts is None else parts))
     if unknown := [part for part in chosen if part not in known]:
         raise ValueError(f"{task} has no part {unknown[0]!r} (there are: {', '.join(known)})")
-    each = pairs // max(1, len(chosen))
-    if each < 1 or not chosen:
+    if pairs < len(chosen) or not chosen:
         raise ValueError(f"{pairs} pairs for {len(chosen)} parts of {task}; wanted one for each part or more")
     items = []
-    for part in chosen:
-        for index in range(each):
+    for place, part in enumerate(chosen):
+        for index in range(len(range(place, pairs, len(chosen)))):
             path, turn = paths[index % len(paths)], index // len(paths)
             name = path.stem if turn == 0 else f"{path.stem} ({turn + 1})"
             load = _Recipe(
@@ -95,7 +94,7 @@ def synthetic_set(
         task=known_as,
         protocol=None if known_as is None else protocol_of(known_as),
         items=tuple(items),
-        notes=(f"synthetic {task}, {each} pictures a part, seed {seed}{given}", *crop_note(crop)),
+        notes=(f"synthetic {task}, {pairs} pairs, seed {seed}{given}", *crop_note(crop)),
     )
 
 

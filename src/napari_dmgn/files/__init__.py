@@ -168,7 +168,7 @@ def _misfit(kind: str, array: Array, rgb: bool) -> str | None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` once it is complete and on the disk."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")  # short: `path` may have the longest name there is
     try:
         with temporary.open("x+b") as file:
             yield file

@@ -1,5 +1,6 @@
 """OME-Zarr images, of any version up to 0.5, and plain Zarr arrays; read by the zarr library where indexed."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ COLOURS = {"FF0000": "red", "00FF00": "green", "0000FF": "blue"}
 
 def is_store(path: Path) -> bool:
     """Whether a folder is a Zarr group or array."""
-    return any((path / name).is_file() for name in _MARKERS)
+    return any(os.path.isfile(path / name) for name in _MARKERS)  # also of a folder that we may not look into
 
 
 def import_zarr() -> Any:

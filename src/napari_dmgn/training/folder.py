@@ -58,7 +58,7 @@ def check_writable(folder: Path) -> None:
 
 def clean(folder: Path, *, everything: bool) -> None:
     """Remove parts of files that a killed run left, or every file of a run."""
-    for part in folder.glob(".*.safetensors.*.part"):  # of a write that was killed
+    for part in folder.glob(f".{'[0-9a-f]' * 32}.part"):  # of a write that was killed
         part.unlink()
     if everything:  # a state left here would be resumed if this run is killed early
         for name in (STATE, LOG, TABLE, BEST, MODEL):
