@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_dmgn.metrics.colour import as_unit, centre_of_16, check_image, luma_of_bytes, pooled
+from napari_dmgn.metrics.colour import as_unit, centre_of_16, check_bytes, check_image, luma_of_bytes, pooled
 from napari_dmgn.metrics.similarity import gaussian_ssim, local_error, normalised_correlation, uniform_ssim
 
 __all__ = [
@@ -145,7 +145,7 @@ def find_protocol(name: str) -> Protocol:
     ValueError
         There is none.
     """
-    if name in PROTOCOLS:
+    if isinstance(name, str) and name in PROTOCOLS:
         return PROTOCOLS[name]
     near = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -188,17 +188,13 @@ def score(image: Array, target: Array, protocol: str) -> dict[str, float]:
 
 def psnr_y(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     """Return the PSNR in dB between two (H, W, 3) uint8 images, protocol `rain-y`."""
-    _check_bytes(image, reference)
+    check_bytes(image)
+    check_bytes(reference)
     return psnr(image, reference, "rain-y")
 
 
 def ssim_y(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     """Return the SSIM between two (H, W, 3) uint8 images of at least 11x11, protocol `rain-y`."""
-    _check_bytes(image, reference)
+    check_bytes(image)
+    check_bytes(reference)
     return ssim(image, reference, "rain-y")
-
-
-def _check_bytes(*images: Array) -> None:
-    for image in images:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"image is {image.dtype} {image.shape}; wanted uint8 (H, W, 3)")
