@@ -301,3 +301,16 @@ def test_an_unknown_protocol_is_refused_with_the_near_match():
     for wrong in (["haze-rgb"], None, 3):
         with pytest.raises(ValueError, match="unknown protocol"):
             psnr(good, good, wrong)
+
+
+def test_an_equal_channel_beside_others_counts_as_one_level_off_in_one_pixel():
+    target = np.full((24, 30, 3), 100, np.uint8)
+    image = target + np.array([0, 2, 4], np.uint8)
+    nudged = image.copy()
+    nudged[3, 5, 0] += 1
+    assert psnr(image, target, "reflection-rgb") == pytest.approx(psnr(nudged, target, "reflection-rgb"))
+    assert psnr(target, target, "reflection-rgb") == float("inf")
+    # Never less than a channel that is all but equal.
+    close = target / 255
+    close[..., 1:] += 1e-6
+    assert psnr(close, target / 255, "reflection-rgb") == pytest.approx(120, abs=1e-3)

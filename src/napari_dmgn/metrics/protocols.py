@@ -64,8 +64,15 @@ class Protocol:
         return self.planes(image), self.planes(target)
 
     def psnr_of(self, a: Floats, b: Floats) -> float:
-        """Return the PSNR of two planes in dB, infinite for equal ones."""
-        errors = np.mean((a - b) ** 2, axis=(0, 1) if self.channel_mean else None)
+        """Return the PSNR of two planes in dB, infinite for equal ones.
+
+        Where it is the channels' mean and only some of them are equal, these count as if one pixel were off by
+        one level of 255, or as the best of the others: infinite, they would hide what happened to the others.
+        """
+        errors = np.asarray(np.mean((a - b) ** 2, axis=(0, 1) if self.channel_mean else None))
+        if self.channel_mean and errors.any():
+            least = (self.peak / 255) ** 2 / (a.shape[0] * a.shape[1])
+            errors[errors == 0] = min(least, errors[errors > 0].min())
         with np.errstate(divide="ignore"):
             return float(np.mean(10 * np.log10(self.peak**2 / errors)))
 
@@ -113,8 +120,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="reflection-rgb",
-            summary="RGB in [0, 255]; PSNR per channel, then the mean; SSIM 7x7 uniform per channel; "
-            "LMSE in windows of 20, 10 apart; NCC",
+            summary="RGB in [0, 255]; PSNR per channel, then the mean (a channel that alone is equal: as one level "
+            "off in one pixel); SSIM 7x7 uniform per channel; LMSE in windows of 20, 10 apart; NCC",
             planes=_bright,
             peak=255,
             similarity=uniform_ssim,
