@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.evaluation.methods import Method, method_of_model
-from napari_dmgn.evaluation.reading import unit
+from napari_dmgn.evaluation.reading import comparable
 from napari_dmgn.evaluation.report import Evaluation, Excluded, Score, environment
 from napari_dmgn.evaluation.sets import Item, PairSet, benchmark_set, folder_set
 from napari_dmgn.metrics import PROTOCOL_OF_TASK, find_protocol, score
@@ -234,12 +233,12 @@ def _score_item(
     """Yield every method's score of a pair, or once why there is none."""
     try:
         image, target = item.load()
-        if image.shape != target.shape:
-            seen = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (image, target))
+        given, wanted = comparable(image), comparable(target)
+        if given.shape != wanted.shape:
+            seen = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (given, wanted))
             raise ValueError(f"input and target differ in size: {seen}")
-        wanted = _comparable(target)
         protocols = {_protocol(one, method) for method in methods}
-        before = {name: score(_comparable(image), wanted, name) for name in protocols}
+        before = {name: score(given, wanted, name) for name in protocols}
     except ValueError as error:
         reason = " ".join(str(error).split())
         _LOG.info("left out of %s: %s: %s", one.name, item.name, reason)
@@ -251,7 +250,7 @@ def _score_item(
         seconds = time.perf_counter() - started
         name = _protocol(one, method)
         try:
-            after = score(_comparable(restored), wanted, name)
+            after = score(comparable(restored), wanted, name)
         except ValueError as error:
             raise ValueError(f"what {method.name} made of {item.name} cannot be scored: {error}") from error
         height, width = image.shape[:2]
@@ -275,7 +274,3 @@ def _protocol(one: PairSet, method: Method) -> str:
     """Return a set's protocol, or for clean pictures that of what the method removes."""
     return one.protocol or PROTOCOL_OF_TASK[method.task or "haze"]
 
-
-def _comparable(picture: Array) -> Array:
-    """Return a picture as the metrics take it: 8 bits as they are, others in [0, 1]."""
-    return picture if picture.dtype == np.uint8 else unit(picture)
