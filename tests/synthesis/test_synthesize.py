@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from napari_dmgn.synthesis import KINDS, synthesize
 from napari_dmgn.synthesis.mixtures import TASK_PARTS, validation_parts
@@ -229,3 +230,29 @@ def test_the_program_drops_alpha_and_goes_on_after_a_bad_file(tmp_path, capsys):
     layer = ["--task", "veil", "--layer", str(folder / "d.tif")]
     assert main(["synthesize", str(folder / "f.png"), "-o", str(tmp_path / "more"), *layer]) == 1
     assert "d.tif is a stack" in capsys.readouterr().err
+
+
+@pytest.fixture
+def other_defaults():
+    """Set torch's global defaults, and put the usual ones back."""
+
+    def use(dtype, device):
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+
+    yield use
+    use(torch.float32, None)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_torchs_defaults_change_no_pair(task, other_defaults):
+    image = clean("f4", (40, 50, 3))
+    parts = [*validation_parts(task), "none", "mixed"]
+    wanted = [synthesize(image, task, strength=part, seed=3) for part in parts]
+    for dtype, device in ((torch.float64, None), (torch.float32, "meta"), (torch.bfloat16, "meta")):
+        other_defaults(dtype, device)
+        for part, pair in zip(parts, wanted, strict=True):
+            found = synthesize(image, task, strength=part, seed=3)
+            assert np.array_equal(found.input, pair.input), (part, dtype, device)
+            assert np.array_equal(found.noise, pair.noise)
+            assert found.parameters == pair.parameters

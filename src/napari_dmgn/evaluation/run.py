@@ -273,4 +273,3 @@ def _score_item(
 def _protocol(one: PairSet, method: Method) -> str:
     """Return a set's protocol, or for clean pictures that of what the method removes."""
     return one.protocol or PROTOCOL_OF_TASK[method.task or "haze"]
-
