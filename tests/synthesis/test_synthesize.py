@@ -95,6 +95,12 @@ def test_mixed_always_rains():
     ("image", "options", "message"),
     [
         (clean("u1"), {"task": "snow"}, "no synthesis for task 'snow'; wanted one of rain, haze, reflection, stripes"),
+        (clean("u1"), {"task": ["rain"]}, r"no synthesis for task \['rain'\]"),
+        (clean("u1"), {"strength": ["light"]}, r"unknown strength \['light'\]"),
+        (clean("u1").tolist(), {}, r"clean image is a list; wanted a NumPy array \(H, W, 3\) or \(H, W\)"),
+        (None, {}, "clean image is a NoneType; wanted a NumPy array"),
+        (torch.zeros(4, 4, 3), {}, "clean image is a Tensor; wanted a NumPy array"),
+        (clean("u1"), {"task": "veil", "layer": torch.zeros(4, 4, 3)}, "layer is a Tensor; wanted a NumPy array"),
         (clean("u1"), {"strength": "mild"}, "unknown strength 'mild'; wanted one of light, heavy, veiled, photo, none"),
         (clean("u1"), {"task": "haze", "strength": "light"}, "unknown strength 'light'; wanted one of thin, medium"),
         (clean("u1"), {"layer": clean("u1")}, "a layer was given, which rain has no use for"),
@@ -230,6 +236,20 @@ def test_the_program_drops_alpha_and_goes_on_after_a_bad_file(tmp_path, capsys):
     layer = ["--task", "veil", "--layer", str(folder / "d.tif")]
     assert main(["synthesize", str(folder / "f.png"), "-o", str(tmp_path / "more"), *layer]) == 1
     assert "d.tif is a stack" in capsys.readouterr().err
+
+
+def test_seeds_are_whole_numbers_of_any_kind():
+    image = clean("u1")
+    wanted = synthesize(image, seed=3)
+    for seed in (np.int64(3), np.uint8(3)):
+        pair = synthesize(image, seed=seed)
+        assert np.array_equal(pair.input, wanted.input)
+        assert pair.parameters == json.loads(json.dumps(pair.parameters)) == wanted.parameters
+    for seed in (None, 1.5, "a", True, 2**64, -(2**63) - 1, np.bool_(True), [3]):
+        with pytest.raises(ValueError, match=r"seed is .*; wanted an integer from -2\*\*63 to 2\*\*64 - 1"):
+            synthesize(image, seed=seed)
+    for seed in (2**64 - 1, -(2**63)):
+        assert synthesize(image, seed=seed).parameters["seed"] == seed
 
 
 @pytest.fixture
