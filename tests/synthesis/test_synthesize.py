@@ -252,6 +252,21 @@ def test_seeds_are_whole_numbers_of_any_kind():
         assert synthesize(image, seed=seed).parameters["seed"] == seed
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30)])
+def test_none_leaves_every_digit(dtype, shape):
+    image = np.random.default_rng(1).random(shape)
+    if np.dtype(dtype).kind == "u":
+        image *= np.iinfo(dtype).max
+    image = image.astype(dtype)
+    pair = synthesize(image, strength="none")
+    for layer in (pair.input, pair.background):
+        assert layer.dtype == image.dtype
+        assert np.array_equal(layer, image)
+        assert not np.shares_memory(layer, image)
+    assert not pair.noise.any()
+
+
 @pytest.fixture
 def other_defaults():
     """Set torch's global defaults, and put the usual ones back."""
