@@ -23,6 +23,20 @@ def rows(found):
     return found.pixels[-1].permute(1, 2, 0).numpy()
 
 
+@pytest.mark.parametrize("shape", [(20, 26), (20, 26, 3), (2, 20, 26), (1, 1, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_pictures_of_arrays_are_copies(shape, dtype):
+    array = np.ones(shape, dtype)
+    array[0] = 0
+    found = array_pictures(array, "array")
+    kept = [p.pixels.clone() for p in found]
+    array[:] = 1 - array
+    for p, k in zip(found, kept, strict=True):
+        assert torch.equal(p.pixels, k)
+    array.flags.writeable = False  # which torch warns of where it shares the memory
+    array_pictures(array, "array")
+
+
 def test_pictures_are_found_by_suffix_in_order_of_name(tmp_path):
     for name in ("b.png", "a.PNG", "c.bmp", "d.TIF"):
         save(picture(), tmp_path / name)

@@ -202,7 +202,7 @@ def _plane(array: images.Array, layout: images.Layout, ranges: Ranges, index: in
     colours = 3 if layout.rgb else 1
     if array.dtype == np.uint8:  # kept as they are: a quarter of the memory of float32
         pixels = frame[..., :3].transpose(2, 0, 1) if layout.rgb else frame[None]
-        return torch.from_numpy(np.ascontiguousarray(pixels))
+        return torch.from_numpy(np.array(pixels, order="C"))  # the caller's array stays the caller's
     low, high = ranges[layout.channel(index) % len(ranges)]
     planes = images.read_frame(frame, rgb=layout.rgb, low=low, high=high).planes[0, :colours]
     return torch.from_numpy(planes.copy()).half()  # 11 bits, and every device computes with them
