@@ -108,6 +108,11 @@ def test_pairs_share_the_inputs_range_and_channels(tmp_path):
     np.testing.assert_allclose(found.pixels[1, 0], background / noisy.max(), atol=1e-3)
     (mixed,) = pair_pictures(save(picture(), tmp_path / "c.png"), save(picture()[..., 0], tmp_path / "d.png"))
     assert mixed.pixels.shape == (2, 3, 20, 26)
+    (again,) = pair_pictures(str(tmp_path / "c.png"), str(tmp_path / "d.png"))
+    assert torch.equal(again.pixels, mixed.pixels)
+    assert again.group == mixed.group
+    (alone,) = read_pictures(str(tmp_path / "c.png"))
+    assert torch.equal(alone.pixels[0], mixed.pixels[0])
 
 
 def test_unequal_pairs_are_refused_by_name():
