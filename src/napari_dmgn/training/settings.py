@@ -14,7 +14,7 @@ from napari_dmgn.data import Extras, PicturePool, SourceSpec
 from napari_dmgn.losses import RECIPES, LossWeights
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.synthesis import mixtures
-from napari_dmgn.training.checks import check, is_number, is_whole, known, read_settings, rows
+from napari_dmgn.training.checks import check, is_number, is_whole, known, plain, read_settings, rows
 from napari_dmgn.training.optimiser import OPTIMISERS
 
 __all__ = ["TrainConfig"]
@@ -134,6 +134,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every setting before any work."""
+        for name in [f.name for f in fields(self)]:
+            object.__setattr__(self, name, plain(getattr(self, name)))
         object.__setattr__(self, "phases", rows("phases", self.phases))
         for name in ("betas", "charbonnier", "rescale"):
             object.__setattr__(self, name, rows(name, [getattr(self, name)])[0])
