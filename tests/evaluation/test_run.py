@@ -188,13 +188,22 @@ def test_wrong_arguments_are_told_before_any_work(tmp_path, put, clean):
     data = pairs(clean, items=(watched,))
     for arguments, message in (
         ({"protocol": "rain"}, "unknown protocol 'rain'"),
+        ({"protocol": ["x"]}, r"unknown protocol \['x'\]"),
         ({"limit": 0}, "limit is 0; wanted 1"),
+        ({"limit": 1.5}, "limit is 1.5; wanted 1"),
+        ({"limit": "3"}, "limit is '3'; wanted 1"),
+        ({"limit": True}, "limit is True; wanted 1"),
+        ({"model": 5}, "model is a name, a file, a loaded model, a Method or a list of these; got 5$"),
+        ({"model": [None]}, "or a list of these; got None$"),
+        ({"model": [HALF, clean]}, "or a list of these; got a ndarray$"),
         ({"model": []}, "no models to evaluate"),
         ({"model": "no-such"}, "no model 'no-such'"),
         ({"model": [HALF, HALF]}, "a model is given twice among half, half"),
         ({"data": [data, data]}, "two sets are called 'offsets'"),
         ({"data": 3}, "data is a folder, two folders, a PairSet or a list of these; got 3"),
         ({"data": []}, "data is a folder"),
+        ({"data": clean}, "data is a folder, two folders, a PairSet or a list of these; got a ndarray$"),
+        ({"data": tmp_path, "task": ["rain"]}, r"unknown task \['rain'\]; the tasks are"),
     ):
         with pytest.raises(ValueError, match=message):
             iter_evaluate(**{"data": data, "model": HALF} | arguments)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.evaluation.methods import Method, method_of_model
@@ -136,8 +137,8 @@ def iter_evaluate(
     """
     if protocol is not None:
         find_protocol(protocol)
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; wanted 1 or more pairs")
+    if limit is not None and not (isinstance(limit, (int, np.integer)) and limit is not True and limit >= 1):
+        raise ValueError(f"limit is {limit!r}; wanted 1 or more pairs")
     sets = [one.scored_by(protocol).first(limit) for one in _sets(data, task)]
     names = [one.name for one in sets]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -156,7 +157,7 @@ def _sets(data: Any, task: str | None) -> list[PairSet]:
         return [folder_set(*data, task=task)]
     if isinstance(data, Sequence) and data:
         return [one for part in data for one in _sets(part, task)]
-    raise ValueError(f"data is a folder, two folders, a PairSet or a list of these; got {data!r}")
+    raise ValueError(f"data is a folder, two folders, a PairSet or a list of these; got {_seen(data)}")
 
 
 def _methods(model: Any, sets: Sequence[PairSet], engine: dict[str, Any]) -> dict[str, list[Method]]:
@@ -169,11 +170,21 @@ def _methods(model: Any, sets: Sequence[PairSet], engine: dict[str, Any]) -> dic
             find_model(_own_task(one))
         own = {task: method_of_model(task, **engine) for task in dict.fromkeys(map(_own_task, sets))}
         return {one.name: [own[_own_task(one)]] for one in sets}
+    from napari_dmgn.model.descriptor import Model
+
     for each in wanted:
         if isinstance(each, (str, Path)):
             find_model(each)
+        elif not isinstance(each, (Method, Model)):
+            raise ValueError(f"model is a name, a file, a loaded model, a Method or a list of these; got {_seen(each)}")
     methods = [each if isinstance(each, Method) else method_of_model(each, **engine) for each in wanted]
     return {one.name: _told_apart(methods) for one in sets}
+
+
+def _seen(value: Any) -> str:
+    """Return a value for a message of one line; an array is too long for it."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def _own_task(one: PairSet) -> str:

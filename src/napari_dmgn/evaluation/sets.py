@@ -265,6 +265,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def protocol_of(task: str) -> str:
     """Return what a task is scored by, or raise ValueError for an unknown one."""
-    if task not in PROTOCOL_OF_TASK:
+    if not isinstance(task, str) or task not in PROTOCOL_OF_TASK:
         raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
     return PROTOCOL_OF_TASK[task]
