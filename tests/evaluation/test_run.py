@@ -173,6 +173,20 @@ def test_clean_pictures_are_scored_by_what_each_model_removes(tmp_path, put, cle
     assert "∞ → 48.13" in evaluation.to_markdown()
 
 
+def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path, put, clean):
+    folders = [tmp_path / place for place in ("a/x/pairs", "b/x/pairs", "b/y/pairs", "other")]
+    for folder in folders:
+        for kind in ("input", "target"):
+            put(str(folder / kind / "1.png"), clean)
+    assert list(dmgn.evaluate(folders, NOTHING).sets) == ["a/x/pairs", "b/x/pairs", "b/y/pairs", "other"]
+    assert list(dmgn.evaluate(folders[1:3], NOTHING).sets) == ["x/pairs", "y/pairs"]
+    two = [(folder / "input", folder / "target") for folder in folders[::3]]
+    assert list(dmgn.evaluate(two, NOTHING).sets) == ["pairs/input", "other/input"]
+    for same in ([folders[0], folders[0]], [clean_set(folders[0] / "input"), clean_set(folders[1] / "input")]):
+        with pytest.raises(ValueError, match=r"two sets are called .*; wanted different folders"):
+            iter_evaluate(same, NOTHING)
+
+
 def test_without_a_model_each_task_takes_its_own(tmp_path, put, clean):
     put("set/input/a.png", shifted(clean, 9))
     put("set/target/a.png", clean)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_dmgn.evaluation.methods import Method, method_of_model
 from napari_dmgn.evaluation.reading import comparable
 from napari_dmgn.evaluation.report import Evaluation, Excluded, Score, environment
-from napari_dmgn.evaluation.sets import Item, PairSet, benchmark_set, folder_set
+from napari_dmgn.evaluation.sets import Item, PairSet, benchmark_set, folder_set, told_apart
 from napari_dmgn.metrics import PROTOCOL_OF_TASK, find_protocol, score
 from napari_dmgn.zoo import find_model
 
@@ -79,7 +79,7 @@ def evaluate(
     data : what to score them on, or a list of it
         A folder: a public test set if it bears its name (Rain100L, Rain100H, SOTS, O-HAZE, TestA,
         Real20, SIR2, CEILNet), else one with folders of inputs and targets. Two folders, as a tuple:
-        inputs and targets. Or a `PairSet`.
+        inputs and targets. Or a `PairSet`. Folders of one name are told apart by those above them.
     model : a model's name, a checkpoint file, a loaded model, a `Method`, or a list of them
         All are scored on all data; None takes the model of each set's task.
     task : what is to be removed, for data that does not say so; None is rain
@@ -139,10 +139,7 @@ def iter_evaluate(
         find_protocol(protocol)
     if limit is not None and not (isinstance(limit, (int, np.integer)) and limit is not True and limit >= 1):
         raise ValueError(f"limit is {limit!r}; wanted 1 or more pairs")
-    sets = [one.scored_by(protocol).first(limit) for one in _sets(data, task)]
-    names = [one.name for one in sets]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two sets are called {repeated[0]!r}; wanted different folders")
+    sets = [one.scored_by(protocol).first(limit) for one in told_apart(_sets(data, task))]
     engine = {"device": device, "precision": precision, "tile": tile, "halo": halo}
     chosen = _methods(model, sets, engine)
     return _events(sets, chosen)
@@ -150,7 +147,7 @@ def iter_evaluate(
 
 def _sets(data: Any, task: str | None) -> list[PairSet]:
     if isinstance(data, PairSet):
-        return [data]
+        return [replace(data, folder=None)]  # named by its maker, who knows the events by that
     if isinstance(data, (str, Path)):
         return [benchmark_set(data, task=task)]
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, (str, Path)) for part in data):
