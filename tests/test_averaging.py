@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,6 +41,7 @@ def test_an_average_is_the_weighted_mean_of_every_tensor(stages, tmp_path, tiny_
     # Whose weights they were, not how well those did.
     assert model.metadata.card == {"name": "mine", "licence": "BSD-3-Clause", "averaged": used}
     assert used[1]["sha256"] == checkpoint.load(stages[1]).metadata.sha256
+    assert average_models(stages[:2], out, shares=np.float32([1, 3])) == used
     average_models([stages[0], stages[0]], out)
     same = checkpoint.load(out).network.state_dict()
     assert all(torch.equal(same[name], tensor) for name, tensor in tiny_network.state_dict().items())
@@ -66,6 +68,10 @@ def test_what_cannot_be_averaged_is_refused_and_nothing_written(stages, tmp_path
         ([first, hazy], None, "is for haze; wanted rain"),
         ([first, second], [1.0], "wanted 2 numbers above 0"),
         ([first, second], [1.0, 0.0], "wanted 2 numbers above 0"),
+        ([first, second], ["a", 1], r"shares are \['a', 1\]; wanted 2 numbers above 0"),
+        ([first, second], [True, None], "wanted 2 numbers above 0"),
+        ([first, second], "12", "shares are '12'; wanted 2 numbers above 0"),
+        ([first, second], 5, "shares are 5; wanted 2 numbers above 0"),
     ):
         with pytest.raises(ValueError, match=message):
             average_models(files, out, shares=shares)

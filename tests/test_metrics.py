@@ -98,7 +98,7 @@ def test_other_images_are_refused(score):
     good = np.zeros((12, 12, 3), np.uint8)
     with pytest.raises(ValueError, match="differ in shape"):
         score(good, good[:11])
-    for wrong in (good.astype(np.float32), good[..., 0], good[..., :2], good.astype(np.uint16)):
+    for wrong in (good.astype(np.float32), good[..., 0], good[..., :2], good.astype(np.uint16), good.tolist(), None):
         with pytest.raises(ValueError, match=r"wanted uint8 \(H, W, 3\)"):
             score(wrong, wrong)
 
@@ -284,7 +284,33 @@ def test_wrong_images_are_refused_by_every_protocol(name):
                 function(image, good, name)
 
 
+def test_what_is_no_numpy_array_is_refused():
+    import torch
+
+    good = np.zeros((24, 24, 3), np.uint8)
+    for wrong, name in ((good.tolist(), "list"), (None, "NoneType"), (torch.zeros(24, 24, 3), "Tensor")):
+        for images in ((wrong, good), (good, wrong)):
+            with pytest.raises(ValueError, match=rf"image is a {name}, no NumPy array; wanted \(H, W, 3\)"):
+                score(*images, "haze-rgb")
+
+
 def test_an_unknown_protocol_is_refused_with_the_near_match():
     good = np.zeros((24, 24, 3), np.uint8)
     with pytest.raises(ValueError, match="unknown protocol 'haze-rbg'; did you mean 'haze-rgb'"):
         psnr(good, good, "haze-rbg")
+    for wrong in (["haze-rgb"], None, 3):
+        with pytest.raises(ValueError, match="unknown protocol"):
+            psnr(good, good, wrong)
+
+
+def test_an_equal_channel_beside_others_counts_as_one_level_off_in_one_pixel():
+    target = np.full((24, 30, 3), 100, np.uint8)
+    image = target + np.array([0, 2, 4], np.uint8)
+    nudged = image.copy()
+    nudged[3, 5, 0] += 1
+    assert psnr(image, target, "reflection-rgb") == pytest.approx(psnr(nudged, target, "reflection-rgb"))
+    assert psnr(target, target, "reflection-rgb") == float("inf")
+    # Never less than a channel that is all but equal.
+    close = target / 255
+    close[..., 1:] += 1e-6
+    assert psnr(close, target / 255, "reflection-rgb") == pytest.approx(120, abs=1e-3)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 
 from napari_dmgn import checkpoint
@@ -45,9 +46,7 @@ def average_models(
     """
     if len(paths) < 2:
         raise ValueError(f"{len(paths)} models to average; wanted two or more")
-    shares = [1.0] * len(paths) if shares is None else list(shares)
-    if len(shares) != len(paths) or not all(math.isfinite(share) and share > 0 for share in shares):
-        raise ValueError(f"shares are {shares}; wanted {len(paths)} numbers above 0")
+    shares = _checked([1.0] * len(paths) if shares is None else shares, len(paths))
     total = math.fsum(shares)
     models = [checkpoint.load(path) for path in paths]
     first = models[0]
@@ -72,3 +71,11 @@ def average_models(
     card = {name: value for name, value in models[-1].metadata.card.items() if name not in _OF_ONE}
     checkpoint.save(output, network, task=first.metadata.task, card={**card, "averaged": used})
     return used
+
+
+def _checked(shares: object, count: int) -> list[float]:
+    given = list(shares) if isinstance(shares, Iterable) else []
+    numbers = [float(share) for share in given if not isinstance(share, bool) and isinstance(share, Real)]
+    if not len(given) == len(numbers) == count or not all(math.isfinite(n) and n > 0 for n in numbers):
+        raise ValueError(f"shares are {shares!r}; wanted {count} numbers above 0")
+    return numbers

@@ -50,6 +50,12 @@ def test_what_has_no_partner_or_several_is_told():
     assert [str(p) for p in found.unmatched] == ["in/c3.png", "out/y2.png", "out/z2.png", "out/w4.png"]
 
 
+def test_paths_may_be_text():
+    found = match_pairs(["in/a.png", "in/b.png"], ["out/a.png"])
+    assert found.pairs == [(Path("in/a.png"), Path("out/a.png"))]
+    assert found.unmatched == [Path("in/b.png")]
+
+
 @pytest.mark.parametrize("rule", ["like", "", "{}", "{} x", "{} {} {}", None, 3])
 def test_wrong_rules_are_refused(rule):
     with pytest.raises(ValueError, match="wanted auto, name, stem, number, last number, or two patterns"):

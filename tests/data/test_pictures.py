@@ -23,6 +23,20 @@ def rows(found):
     return found.pixels[-1].permute(1, 2, 0).numpy()
 
 
+@pytest.mark.parametrize("shape", [(20, 26), (20, 26, 3), (2, 20, 26), (1, 1, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_pictures_of_arrays_are_copies(shape, dtype):
+    array = np.ones(shape, dtype)
+    array[0] = 0
+    found = array_pictures(array, "array")
+    kept = [p.pixels.clone() for p in found]
+    array[:] = 1 - array
+    for p, k in zip(found, kept, strict=True):
+        assert torch.equal(p.pixels, k)
+    array.flags.writeable = False  # which torch warns of where it shares the memory
+    array_pictures(array, "array")
+
+
 def test_pictures_are_found_by_suffix_in_order_of_name(tmp_path):
     for name in ("b.png", "a.PNG", "c.bmp", "d.TIF"):
         save(picture(), tmp_path / name)
@@ -94,6 +108,11 @@ def test_pairs_share_the_inputs_range_and_channels(tmp_path):
     np.testing.assert_allclose(found.pixels[1, 0], background / noisy.max(), atol=1e-3)
     (mixed,) = pair_pictures(save(picture(), tmp_path / "c.png"), save(picture()[..., 0], tmp_path / "d.png"))
     assert mixed.pixels.shape == (2, 3, 20, 26)
+    (again,) = pair_pictures(str(tmp_path / "c.png"), str(tmp_path / "d.png"))
+    assert torch.equal(again.pixels, mixed.pixels)
+    assert again.group == mixed.group
+    (alone,) = read_pictures(str(tmp_path / "c.png"))
+    assert torch.equal(alone.pixels[0], mixed.pixels[0])
 
 
 def test_unequal_pairs_are_refused_by_name():

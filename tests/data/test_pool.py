@@ -85,3 +85,26 @@ def test_rescaling_shows_what_a_resized_picture_would(factor, side):
     spread = torch.stack([drawn.diff(dim=1).abs().amax((1, 2)), drawn.diff(dim=2).abs().amax((1, 2))]).amax(0) * 25
     assert 0.45 < spread.min() < 0.6
     assert 1.8 < spread.max() < 2.2
+
+
+def test_pictures_smaller_than_the_crops_are_named():
+    small = pool(picture(70, 80), picture(40, 41))
+    for crops in (lambda: small.crops(1, 64, torch.Generator()), lambda: small.centres(64)):
+        with pytest.raises(ValueError, match="array 1 is 41x40; crops of 64 px wanted that at least"):
+            crops()
+    assert small.centres(40).shape == (2, 1, 3, 40, 40)
+    assert small.crops(9, 64, torch.Generator().manual_seed(0), rescale=(1, 2)).shape == (9, 1, 3, 64, 64)
+    with pytest.raises(ValueError, match="a pool of no pictures; wanted one or more"):
+        PicturePool([])
+
+
+def test_torchs_defaults_change_no_crop():
+    wanted = pool(picture()).crops(9, 8, torch.Generator().manual_seed(0), rescale=(0.5, 2))
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found = pool(picture()).crops(9, 8, torch.Generator().manual_seed(0), rescale=(0.5, 2))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(found, wanted)

@@ -47,6 +47,16 @@ def test_reports_and_sheet_of_a_folder(pairs, out, model, clean, capsys):
     assert sheet.shape[0] > 2 * 320 * 40 / 48
 
 
+def test_two_folders_of_one_name_are_told_apart_by_those_above(put, tmp_path, out, model, clean, capsys):
+    for above in ("x", "y"):
+        put(f"{above}/set/input/a.png", clean)
+        put(f"{above}/set/target/a.png", clean)
+    assert main(["evaluate", str(tmp_path / "x/set"), str(tmp_path / "y/set"), "-o", str(out), *model]) == 0
+    printed = capsys.readouterr().out
+    assert "x/set: tiny: PSNR " in printed
+    assert "y/set: tiny: PSNR " in printed
+
+
 def test_the_sheet_shows_input_result_and_target_in_their_columns(tmp_path, put, out, model, tiny_checkpoint):
     import napari_dmgn as dmgn
 
@@ -170,7 +180,8 @@ def test_an_earlier_report_is_kept_unless_told_otherwise(pairs, out, model, caps
         (["{tmp}/set/input", "--clean", "--seed", "0"], 2, "--seed goes with --synthetic"),
         (["{tmp}/set/input", "--synthetic", "rain", "--task", "haze"], 2, "--task goes without --synthetic"),
         (["{tmp}/set/input", "--synthetic", "rain", "--depth", "{tmp}"], 2, "--depth goes with --synthetic haze"),
-        (["{tmp}/set", "{tmp}/set"], 1, "two sets are called 'set'"),
+        (["{tmp}/set", "{tmp}/set"], 2, "two sets are called 'set'"),
+        ([""], 2, "an empty name"),
         (["{tmp}/set", "--model", "no-such"], 1, "no model 'no-such'"),
         (["{tmp}/set", "--device", "abacus"], 1, "abacus"),
     ],

@@ -1,5 +1,7 @@
 """Evaluations whose results are known beforehand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -83,10 +85,49 @@ def test_nothing_to_score_is_an_error(tmp_path, put, clean):
 
 
 def test_a_method_that_makes_nonsense_is_named(clean):
-    wrong = {"nan": lambda picture: picture * np.nan, "small": lambda picture: picture[1:]}
+    wrong = {
+        "nan": lambda picture: picture * np.nan,
+        "small": lambda picture: picture[1:],
+        "bytes": lambda picture: picture.astype(np.float32),
+        "whole": lambda picture: picture.astype(np.int64),
+        "flat": lambda picture: picture.ravel(),
+        "none": lambda picture: None,
+        "list": lambda picture: picture.tolist(),
+    }
     for name, run in wrong.items():
         with pytest.raises(ValueError, match=f"what {name} made of 5 cannot be scored: image"):
             dmgn.evaluate(pairs(clean, 5), Method(name=name, task="haze", run=run))
+
+
+def test_a_result_beyond_its_range_by_rounding_is_scored(clean):
+    over = Method(name="over", task="haze", run=lambda picture: np.float32(picture / 255 * 0 + 1.004))
+    (one,) = dmgn.evaluate(pairs(clean, 5), over).scores
+    assert one.after == score(np.full(clean.shape, 255, np.uint8), clean, "haze-rgb")
+    with pytest.raises(ValueError, match=r"made of 5 cannot be scored: image spans 1\.0\d+ to 1\.0\d+; wanted"):
+        dmgn.evaluate(pairs(clean, 5), replace(over, run=lambda picture: np.float32(picture / 255 * 0 + 1.02)))
+
+
+def test_pairs_of_values_that_no_metric_takes_are_left_out(clean):
+    wrong = {
+        "floats to 255": (clean.astype(float), clean),
+        "int64": (clean, clean.astype(np.int64)),
+        "flat": (clean.ravel(), clean.ravel()),
+        "gray": (clean[..., 0], clean[..., 0]),
+        "none": (None, clean),
+        "empty": (clean[:0], clean[:0]),
+    }
+    items = tuple(Item(name=name, load=lambda pair=pair: pair) for name, pair in wrong.items())
+    good = Item(name="good", load=lambda: (clean, clean))
+    evaluation = dmgn.evaluate(PairSet(name="mixed", task="haze", protocol="haze-rgb", items=(*items, good)), NOTHING)
+    assert [one.picture for one in evaluation.scores] == ["good"]
+    assert {one.picture: one.reason.partition(";")[0] for one in evaluation.excluded} == {
+        "floats to 255": f"image spans {float(clean.min())} to {float(clean.max())}",
+        "int64": "image is int64 (40, 48, 3)",
+        "flat": "image is uint8 (5760,)",
+        "gray": "image is uint8 (40, 48)",
+        "none": "image is a NoneType, no NumPy array",
+        "empty": "image is uint8 (0, 48, 3)",
+    }
 
 
 def test_a_model_is_scored_by_what_restore_makes(tmp_path, put, clean, run_on):
@@ -132,6 +173,20 @@ def test_clean_pictures_are_scored_by_what_each_model_removes(tmp_path, put, cle
     assert "∞ → 48.13" in evaluation.to_markdown()
 
 
+def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path, put, clean):
+    folders = [tmp_path / place for place in ("a/x/pairs", "b/x/pairs", "b/y/pairs", "other")]
+    for folder in folders:
+        for kind in ("input", "target"):
+            put(str(folder / kind / "1.png"), clean)
+    assert list(dmgn.evaluate(folders, NOTHING).sets) == ["a/x/pairs", "b/x/pairs", "b/y/pairs", "other"]
+    assert list(dmgn.evaluate(folders[1:3], NOTHING).sets) == ["x/pairs", "y/pairs"]
+    two = [(folder / "input", folder / "target") for folder in folders[::3]]
+    assert list(dmgn.evaluate(two, NOTHING).sets) == ["pairs/input", "other/input"]
+    for same in ([folders[0], folders[0]], [clean_set(folders[0] / "input"), clean_set(folders[1] / "input")]):
+        with pytest.raises(ValueError, match=r"two sets are called .*; wanted different folders"):
+            iter_evaluate(same, NOTHING)
+
+
 def test_without_a_model_each_task_takes_its_own(tmp_path, put, clean):
     put("set/input/a.png", shifted(clean, 9))
     put("set/target/a.png", clean)
@@ -147,13 +202,22 @@ def test_wrong_arguments_are_told_before_any_work(tmp_path, put, clean):
     data = pairs(clean, items=(watched,))
     for arguments, message in (
         ({"protocol": "rain"}, "unknown protocol 'rain'"),
+        ({"protocol": ["x"]}, r"unknown protocol \['x'\]"),
         ({"limit": 0}, "limit is 0; wanted 1"),
+        ({"limit": 1.5}, "limit is 1.5; wanted 1"),
+        ({"limit": "3"}, "limit is '3'; wanted 1"),
+        ({"limit": True}, "limit is True; wanted 1"),
+        ({"model": 5}, "model is a name, a file, a loaded model, a Method or a list of these; got 5$"),
+        ({"model": [None]}, "or a list of these; got None$"),
+        ({"model": [HALF, clean]}, "or a list of these; got a ndarray$"),
         ({"model": []}, "no models to evaluate"),
         ({"model": "no-such"}, "no model 'no-such'"),
         ({"model": [HALF, HALF]}, "a model is given twice among half, half"),
         ({"data": [data, data]}, "two sets are called 'offsets'"),
         ({"data": 3}, "data is a folder, two folders, a PairSet or a list of these; got 3"),
         ({"data": []}, "data is a folder"),
+        ({"data": clean}, "data is a folder, two folders, a PairSet or a list of these; got a ndarray$"),
+        ({"data": tmp_path, "task": ["rain"]}, r"unknown task \['rain'\]; the tasks are"),
     ):
         with pytest.raises(ValueError, match=message):
             iter_evaluate(**{"data": data, "model": HALF} | arguments)

@@ -74,6 +74,8 @@ def test_only_presets_whose_result_depends_on_position_keep_the_images_own_size(
     assert compact.working_size(17, 32) == (32, 32)
     assert official.working_size(37, 51) == (37, 51)
     assert official.working_size(1, 51) == (17, 51)  # a reflection of 16 positions needs 17
+    learned = replace(compact, align_corners=True)
+    assert learned.working_size(64, 41) == (64, 48)  # halved twice in a trunk of a quarter: multiples of 16
 
 
 def test_a_switch_without_what_it_needs_is_refused():

@@ -346,3 +346,14 @@ def test_placing_changes_the_memory_format_only(tiny_config):
     assert network.place("cpu") is network
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     torch.testing.assert_close(network(image).background, out, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_a_learned_head_with_aligned_corners_takes_every_size(levels):
+    config = NetworkConfig(
+        align_corners=True, head_levels=levels, width=8, branch_widths=(8, 8, 8), bottleneck_cells=1, trunk_stride=2
+    )
+    network = build(config).eval()
+    for size in ((40, 41), (5, 5), (1, 19), (32, 32)):
+        with torch.inference_mode():
+            assert network(images(1, *size)).background.shape == (1, 3, *size)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from napari_dmgn.synthesis import KINDS, synthesize
 from napari_dmgn.synthesis.mixtures import TASK_PARTS, validation_parts
@@ -94,6 +95,12 @@ def test_mixed_always_rains():
     ("image", "options", "message"),
     [
         (clean("u1"), {"task": "snow"}, "no synthesis for task 'snow'; wanted one of rain, haze, reflection, stripes"),
+        (clean("u1"), {"task": ["rain"]}, r"no synthesis for task \['rain'\]"),
+        (clean("u1"), {"strength": ["light"]}, r"unknown strength \['light'\]"),
+        (clean("u1").tolist(), {}, r"clean image is a list; wanted a NumPy array \(H, W, 3\) or \(H, W\)"),
+        (None, {}, "clean image is a NoneType; wanted a NumPy array"),
+        (torch.zeros(4, 4, 3), {}, "clean image is a Tensor; wanted a NumPy array"),
+        (clean("u1"), {"task": "veil", "layer": torch.zeros(4, 4, 3)}, "layer is a Tensor; wanted a NumPy array"),
         (clean("u1"), {"strength": "mild"}, "unknown strength 'mild'; wanted one of light, heavy, veiled, photo, none"),
         (clean("u1"), {"task": "haze", "strength": "light"}, "unknown strength 'light'; wanted one of thin, medium"),
         (clean("u1"), {"layer": clean("u1")}, "a layer was given, which rain has no use for"),
@@ -229,3 +236,58 @@ def test_the_program_drops_alpha_and_goes_on_after_a_bad_file(tmp_path, capsys):
     layer = ["--task", "veil", "--layer", str(folder / "d.tif")]
     assert main(["synthesize", str(folder / "f.png"), "-o", str(tmp_path / "more"), *layer]) == 1
     assert "d.tif is a stack" in capsys.readouterr().err
+
+
+def test_seeds_are_whole_numbers_of_any_kind():
+    image = clean("u1")
+    wanted = synthesize(image, seed=3)
+    for seed in (np.int64(3), np.uint8(3)):
+        pair = synthesize(image, seed=seed)
+        assert np.array_equal(pair.input, wanted.input)
+        assert pair.parameters == json.loads(json.dumps(pair.parameters)) == wanted.parameters
+    for seed in (None, 1.5, "a", True, 2**64, -(2**63) - 1, np.bool_(True), [3]):
+        with pytest.raises(ValueError, match=r"seed is .*; wanted an integer from -2\*\*63 to 2\*\*64 - 1"):
+            synthesize(image, seed=seed)
+    for seed in (2**64 - 1, -(2**63)):
+        assert synthesize(image, seed=seed).parameters["seed"] == seed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 30)])
+def test_none_leaves_every_digit(dtype, shape):
+    image = np.random.default_rng(1).random(shape)
+    if np.dtype(dtype).kind == "u":
+        image *= np.iinfo(dtype).max
+    image = image.astype(dtype)
+    pair = synthesize(image, strength="none")
+    for layer in (pair.input, pair.background):
+        assert layer.dtype == image.dtype
+        assert np.array_equal(layer, image)
+        assert not np.shares_memory(layer, image)
+    assert not pair.noise.any()
+
+
+@pytest.fixture
+def other_defaults():
+    """Set torch's global defaults, and put the usual ones back."""
+
+    def use(dtype, device):
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+
+    yield use
+    use(torch.float32, None)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_torchs_defaults_change_no_pair(task, other_defaults):
+    image = clean("f4", (40, 50, 3))
+    parts = [*validation_parts(task), "none", "mixed"]
+    wanted = [synthesize(image, task, strength=part, seed=3) for part in parts]
+    for dtype, device in ((torch.float64, None), (torch.float32, "meta"), (torch.bfloat16, "meta")):
+        other_defaults(dtype, device)
+        for part, pair in zip(parts, wanted, strict=True):
+            found = synthesize(image, task, strength=part, seed=3)
+            assert np.array_equal(found.input, pair.input), (part, dtype, device)
+            assert np.array_equal(found.noise, pair.noise)
+            assert found.parameters == pair.parameters

@@ -4,9 +4,12 @@ import json
 import math
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from napari_dmgn.data import SourceSpec
 from napari_dmgn.model.config import PRESETS
 from napari_dmgn.training import TrainConfig
 
@@ -30,6 +33,39 @@ def test_settings_file_and_keywords_are_the_same_thing(tmp_path):
     assert TrainConfig(**json.loads(json.dumps(config.to_dict()))) == wanted
     assert config.network_config() == replace(PRESETS["compact"], width=64)
     assert config.loss_weights().noise == 0.3
+
+
+def test_numpys_numbers_and_paths_are_kept_as_a_file_would_have_them():
+    plain = TrainConfig(
+        data="pictures",
+        run="runs/a",
+        steps=5,
+        seed=3,
+        learning_rate=0.5,
+        half=True,
+        phases=[[0.5, 32, 2], [1.0, 48, 1]],
+        network={"width": 64},
+        sources=[{"clean": "more", "weight": 2.0}],
+        losses={"noise": 0.5},
+    )
+    config = TrainConfig(
+        data=Path("pictures"),
+        run=Path("runs/a"),
+        steps=np.int64(5),
+        seed=np.uint8(3),
+        learning_rate=np.float32(0.5),
+        half=np.bool_(True),
+        phases=[[np.float32(0.5), np.int32(32), np.int32(2)], [1.0, 48, 1]],
+        network={"width": np.int64(64)},
+        sources=[{"clean": Path("more"), "weight": np.float32(2)}],
+        losses={"noise": np.float64(0.5)},
+    )
+    assert config == plain
+    assert json.dumps(config.to_dict()) == json.dumps(plain.to_dict())
+    assert isinstance(config.steps, int)
+    assert SourceSpec(clean=Path("more")) == SourceSpec(clean="more")
+    with pytest.raises(ValueError, match="steps is True; wanted an integer"):
+        TrainConfig(steps=np.bool_(True))
 
 
 def test_haze_on_clean_pictures_keeps_them_upright_unless_told_otherwise():
@@ -94,6 +130,9 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("patience", [-1, 1.5, "x"]),
         ("rescale", [(1, 0.5), (0, 1), (1,), 2, "ab"]),
         ("freeze", ["head", 3, [3], [""]]),
+        ("run", ["", None, 5]),
+        ("device", [5, None, "", "gpu", "cuda:x", "meta"]),
+        ("precision", ["q", None, 16]),
         ("data", ["", 3]),
         ("depth", ["", 3]),
         ("features", ["", 3]),
@@ -107,6 +146,7 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("losses", [{"noise": -1}, {"noise": "x"}, {"noise": math.nan}, {"noise_map_scale": 0}, 3]),
         ("steps", [0, -1, 1.5, "many", True, None]),
         ("phases", [[], [[0.5, 32, 2]], [[1.0, 32, 2], [0.5, 32, 2]], [[1.0, 32]], [[1.0, 0, 2]], [[1.0, 32, 0]]]),
+        ("phases", [[[-1, 32, 2], [1.0, 32, 2]], [[0, 32, 2], [1.0, 32, 2]], [[1.0, 32, 2], [1.0, 48, 2]]]),
         ("phases", [[["a", 32, 2]], [[1.0, 32.5, 2]], 5, [5], None]),
         ("learning_rate", [0, -1e-3, "fast", math.nan, math.inf]),
         ("final_rate", [-0.1, 2, "low"]),

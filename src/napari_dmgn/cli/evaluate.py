@@ -114,7 +114,7 @@ def _usage(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _sets(args: argparse.Namespace) -> "list[PairSet]":
-    from napari_dmgn.evaluation import benchmark_set, clean_set, folder_set, synthetic_set
+    from napari_dmgn.evaluation import benchmark_set, clean_set, folder_set, synthetic_set, told_apart
 
     clean = args.clean or bool(args.synthetic)
     if args.target is not None and (clean or len(args.data) > 1):
@@ -133,6 +133,8 @@ def _sets(args: argparse.Namespace) -> "list[PairSet]":
         raise UsageError("--depth goes with --synthetic haze")
     sets = []
     for data in args.data:
+        if not data:
+            raise UsageError("an empty name; wanted a folder")
         name, equals, folder = data.partition("=")
         if Path(data).exists() or not equals:
             name, folder = "", data
@@ -157,7 +159,8 @@ def _sets(args: argparse.Namespace) -> "list[PairSet]":
             if args.clean:
                 task = args.task or (None if args.model else "rain")
                 sets.append(_usage(clean_set, folder, task=task, crop=args.crop))
-    return sets
+    apart: list[PairSet] = _usage(told_apart, sets)
+    return apart
 
 
 def _evaluate(sets: "list[PairSet]", args: argparse.Namespace) -> "tuple[Evaluation, _Sheet]":

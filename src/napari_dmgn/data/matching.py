@@ -64,7 +64,7 @@ def check_rule(rule: object) -> str:
     raise ValueError(f"match is {rule!r}; wanted {known}, or two patterns such as 'rain-{{}} norain-{{}}'")
 
 
-def match_pairs(inputs: Sequence[Path], backgrounds: Sequence[Path], rule: str = "auto") -> Matching:
+def match_pairs(inputs: Sequence[str | Path], backgrounds: Sequence[str | Path], rule: str = "auto") -> Matching:
     """Pair files; "auto" takes the first rule that finds a partner for most inputs.
 
     Raises
@@ -73,13 +73,14 @@ def match_pairs(inputs: Sequence[Path], backgrounds: Sequence[Path], rule: str =
         Not a rule.
     """
     check_rule(rule)
+    ours, theirs = ([Path(path) for path in paths] for paths in (inputs, backgrounds))
     if rule == "auto":
-        tried = [_match(inputs, backgrounds, name, key, key) for name, key in RULES.items()]
+        tried = [_match(ours, theirs, name, key, key) for name, key in RULES.items()]
         return max(tried, key=lambda m: len(m.pairs))  # max keeps the first of equals
     if rule in RULES:
-        return _match(inputs, backgrounds, rule, RULES[rule], RULES[rule])
+        return _match(ours, theirs, rule, RULES[rule], RULES[rule])
     first, second = (_pattern_key(part) for part in rule.split())
-    return _match(inputs, backgrounds, rule, first, second)
+    return _match(ours, theirs, rule, first, second)
 
 
 def _pattern_key(pattern: str) -> Key:

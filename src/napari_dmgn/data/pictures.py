@@ -93,7 +93,7 @@ def depth_maps(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if path.stem.lower().endswith("_depth")] or list(paths)
 
 
-def read_pictures(path: Path) -> list[Picture]:
+def read_pictures(path: str | Path) -> list[Picture]:
     """Read a file's frames; each page of a stack and each channel that is no colour is one.
 
     Raises
@@ -101,11 +101,12 @@ def read_pictures(path: Path) -> list[Picture]:
     ValueError
         The file cannot be read.
     """
+    path = Path(path)
     file = _read(path)
     return _pictures(_planes(file, path.name, None)[0], path.name, path, dtype=str(file.array.dtype))
 
 
-def pair_pictures(first: Path, second: Path) -> list[Picture]:
+def pair_pictures(first: str | Path, second: str | Path) -> list[Picture]:
     """Read an input and its background as pairs, frame by frame, in the input's intensity range.
 
     Raises
@@ -113,6 +114,7 @@ def pair_pictures(first: Path, second: Path) -> list[Picture]:
     ValueError
         A file cannot be read, or the two differ in shape or type.
     """
+    first, second = Path(first), Path(second)
     files = [_read(path) for path in (first, second)]
     name = f"{first.name} + {second.name}"
     # Pictures of one scene stay together, so the group is the clean file.
@@ -202,7 +204,7 @@ def _plane(array: images.Array, layout: images.Layout, ranges: Ranges, index: in
     colours = 3 if layout.rgb else 1
     if array.dtype == np.uint8:  # kept as they are: a quarter of the memory of float32
         pixels = frame[..., :3].transpose(2, 0, 1) if layout.rgb else frame[None]
-        return torch.from_numpy(np.ascontiguousarray(pixels))
+        return torch.from_numpy(np.array(pixels, order="C"))  # the caller's array stays the caller's
     low, high = ranges[layout.channel(index) % len(ranges)]
     planes = images.read_frame(frame, rgb=layout.rgb, low=low, high=high).planes[0, :colours]
     return torch.from_numpy(planes.copy()).half()  # 11 bits, and every device computes with them

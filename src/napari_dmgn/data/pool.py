@@ -32,16 +32,25 @@ class PicturePool:
         sha256 over the decoded pixels, for the model card.
     layers : int
         1 of clean pictures, 2 of pairs.
+    smallest : Picture
+        That of the shortest side.
+
+    Raises
+    ------
+    ValueError
+        No pictures.
     """
 
     def __init__(self, pictures: Sequence[Picture], device: torch.device | str = "cpu") -> None:
-        assert pictures
+        if not pictures:
+            raise ValueError("a pool of no pictures; wanted one or more")
         self.pictures = list(pictures)
         digest = hashlib.sha256()
         for picture in pictures:
             picture.update(digest)
         self.digest = digest.hexdigest()
         self.layers = pictures[0].pixels.shape[0]
+        self.smallest = min(pictures, key=lambda picture: picture.side)
         self._pixels = [picture.pixels for picture in pictures]
         if torch.device(device).type != "cpu" and 2 * self.bytes < devices.free_memory(str(device)):
             self._pixels = [pixels.to(device) for pixels in self._pixels]
@@ -80,13 +89,22 @@ class PicturePool:
         Returns
         -------
         (count, layers, 3, size, size) float32 tensor in [0, 1], where the pool is
+
+        Raises
+        ------
+        ValueError
+            A picture is smaller than the crops, and is not resized.
         """
+        if tuple(rescale) == (1.0, 1.0):
+            self._check(size)
         return _unit([self._crop(size, generator, rescale, upright) for _ in range(count)])
 
     def _crop(self, size: int, generator: Generator, rescale: tuple[float, float], upright: bool) -> Tensor:
         low, high = rescale
         resized = (low, high) != (1.0, 1.0)
-        a, b, c, d, *e = torch.rand(5 if resized else 4, generator=generator).tolist()
+        a, b, c, d, *e = torch.rand(
+            5 if resized else 4, generator=generator, dtype=torch.float32, device="cpu"
+        ).tolist()
         pixels = self._pixels[int(a * len(self._pixels))]
         side = size
         if resized:
@@ -101,12 +119,23 @@ class PicturePool:
         return crop.flip(-1) if turn >= 4 else crop
 
     def centres(self, size: int) -> Tensor:
-        """Return every picture's central crop, as (N, layers, 3, size, size) float32 in [0, 1]."""
+        """Return every picture's central crop, as (N, layers, 3, size, size) float32 in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            A picture is smaller.
+        """
+        self._check(size)
         crops = []
         for pixels in self._pixels:
             top, left = (pixels.shape[-2] - size) // 2, (pixels.shape[-1] - size) // 2
             crops.append(pixels[..., top : top + size, left : left + size])
         return _unit(crops)
+
+    def _check(self, size: int) -> None:
+        if self.smallest.side < size:
+            raise ValueError(f"{self.smallest.name} is {self.smallest.size}; crops of {size} px wanted that at least")
 
 
 def _resize(crop: Tensor, size: int) -> Tensor:

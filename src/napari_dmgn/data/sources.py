@@ -86,7 +86,7 @@ class Batches:
         self.sources = list(sources)
         self.extras = extras
         self.device = device
-        self._weights = torch.tensor([source.weight for source in sources], dtype=torch.float64)
+        self._weights = torch.tensor([source.weight for source in sources], dtype=torch.float64, device="cpu")
 
     def crops(self, count: int, size: int, seed: int, *, group: int = 0) -> Crops:
         """Draw the pictures of a batch.
@@ -130,7 +130,7 @@ class Batches:
             return None
         generator = self._generator(seed, group, _LAYER)
         pools = [source.pool for source in self.sources if source.pool.layers == 1]
-        pool = pools[int(torch.randint(len(pools), (), generator=generator))]
+        pool = pools[int(torch.randint(len(pools), (), generator=generator, device="cpu"))]
         return self._cut(pool, count, size, generator)[:, 0].to(self.device)
 
     def _cut(self, pool: PicturePool, count: int, size: int, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -31,6 +32,8 @@ class SourceSpec:
         """Check the combination."""
         for name in ("clean", "input", "background"):
             value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, value := os.fspath(value))
             if value is not None and not (isinstance(value, str) and value):
                 raise ValueError(f"source has {name} {value!r}; wanted a folder")
         if (self.clean is None) == (self.input is None) or (self.input is None) != (self.background is None):

@@ -11,6 +11,7 @@ from napari_dmgn.evaluation.sets import (
     benchmark_set,
     clean_set,
     folder_set,
+    told_apart,
 )
 from napari_dmgn.evaluation.synthetic import synthetic_set
 
@@ -32,4 +33,5 @@ __all__ = [
     "iter_evaluate",
     "method_of_model",
     "synthetic_set",
+    "told_apart",
 ]

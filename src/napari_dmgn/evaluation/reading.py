@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.files import read_image
+from napari_dmgn.metrics.colour import check_image
 
-__all__ = ["read_hdf5", "read_picture", "unit"]
+__all__ = ["comparable", "read_hdf5", "read_picture", "unit"]
 
 Array = NDArray[Any]
+
+# What comes after 1 in bfloat16: further than this beyond [0, 1], a value is no matter of rounding.
+_ROUNDING = 2**-7
 
 
 def read_picture(path: Path) -> Array:
@@ -63,6 +67,23 @@ def read_hdf5(path: Path, input_: str, target: str) -> tuple[Array, Array]:
             raise ValueError(f"{path.name} holds a picture of shape {array.shape}; wanted (H, W, 3)")
         arrays[index] = array.clip(0, 1)  # synthesis leaves rounding beyond the ends
     return arrays[0], arrays[1]
+
+
+def comparable(picture: Array) -> Array:
+    """Return a picture as the metrics take it: uint8 as it is, others as floats in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        It is none of (H, W, 3) unsigned integers or floats in [0, 1], but for rounding beyond these.
+    """
+    kind = picture.dtype.kind if isinstance(getattr(picture, "dtype", None), np.dtype) else ""
+    if kind == "u" and picture.dtype != np.uint8:
+        picture = unit(picture)
+    elif kind == "f" and picture.size and picture.min() >= -_ROUNDING and picture.max() <= 1 + _ROUNDING:
+        picture = picture.clip(0, 1)  # others stay as they are, and are refused
+    check_image(picture)
+    return picture
 
 
 def unit(array: Array) -> NDArray[np.float64]:

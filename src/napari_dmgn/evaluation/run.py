@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.evaluation.methods import Method, method_of_model
-from napari_dmgn.evaluation.reading import unit
+from napari_dmgn.evaluation.reading import comparable
 from napari_dmgn.evaluation.report import Evaluation, Excluded, Score, environment
-from napari_dmgn.evaluation.sets import Item, PairSet, benchmark_set, folder_set
+from napari_dmgn.evaluation.sets import Item, PairSet, benchmark_set, folder_set, told_apart
 from napari_dmgn.metrics import PROTOCOL_OF_TASK, find_protocol, score
 from napari_dmgn.zoo import find_model
 
@@ -79,7 +79,7 @@ def evaluate(
     data : what to score them on, or a list of it
         A folder: a public test set if it bears its name (Rain100L, Rain100H, SOTS, O-HAZE, TestA,
         Real20, SIR2, CEILNet), else one with folders of inputs and targets. Two folders, as a tuple:
-        inputs and targets. Or a `PairSet`.
+        inputs and targets. Or a `PairSet`. Folders of one name are told apart by those above them.
     model : a model's name, a checkpoint file, a loaded model, a `Method`, or a list of them
         All are scored on all data; None takes the model of each set's task.
     task : what is to be removed, for data that does not say so; None is rain
@@ -137,12 +137,9 @@ def iter_evaluate(
     """
     if protocol is not None:
         find_protocol(protocol)
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; wanted 1 or more pairs")
-    sets = [one.scored_by(protocol).first(limit) for one in _sets(data, task)]
-    names = [one.name for one in sets]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two sets are called {repeated[0]!r}; wanted different folders")
+    if limit is not None and not (isinstance(limit, (int, np.integer)) and limit is not True and limit >= 1):
+        raise ValueError(f"limit is {limit!r}; wanted 1 or more pairs")
+    sets = [one.scored_by(protocol).first(limit) for one in told_apart(_sets(data, task))]
     engine = {"device": device, "precision": precision, "tile": tile, "halo": halo}
     chosen = _methods(model, sets, engine)
     return _events(sets, chosen)
@@ -150,14 +147,14 @@ def iter_evaluate(
 
 def _sets(data: Any, task: str | None) -> list[PairSet]:
     if isinstance(data, PairSet):
-        return [data]
+        return [replace(data, folder=None)]  # named by its maker, who knows the events by that
     if isinstance(data, (str, Path)):
         return [benchmark_set(data, task=task)]
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, (str, Path)) for part in data):
         return [folder_set(*data, task=task)]
     if isinstance(data, Sequence) and data:
         return [one for part in data for one in _sets(part, task)]
-    raise ValueError(f"data is a folder, two folders, a PairSet or a list of these; got {data!r}")
+    raise ValueError(f"data is a folder, two folders, a PairSet or a list of these; got {_seen(data)}")
 
 
 def _methods(model: Any, sets: Sequence[PairSet], engine: dict[str, Any]) -> dict[str, list[Method]]:
@@ -170,11 +167,21 @@ def _methods(model: Any, sets: Sequence[PairSet], engine: dict[str, Any]) -> dic
             find_model(_own_task(one))
         own = {task: method_of_model(task, **engine) for task in dict.fromkeys(map(_own_task, sets))}
         return {one.name: [own[_own_task(one)]] for one in sets}
+    from napari_dmgn.model.descriptor import Model
+
     for each in wanted:
         if isinstance(each, (str, Path)):
             find_model(each)
+        elif not isinstance(each, (Method, Model)):
+            raise ValueError(f"model is a name, a file, a loaded model, a Method or a list of these; got {_seen(each)}")
     methods = [each if isinstance(each, Method) else method_of_model(each, **engine) for each in wanted]
     return {one.name: _told_apart(methods) for one in sets}
+
+
+def _seen(value: Any) -> str:
+    """Return a value for a message of one line; an array is too long for it."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def _own_task(one: PairSet) -> str:
@@ -234,12 +241,12 @@ def _score_item(
     """Yield every method's score of a pair, or once why there is none."""
     try:
         image, target = item.load()
-        if image.shape != target.shape:
-            seen = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (image, target))
+        given, wanted = comparable(image), comparable(target)
+        if given.shape != wanted.shape:
+            seen = " and ".join(f"{p.shape[1]}x{p.shape[0]}" for p in (given, wanted))
             raise ValueError(f"input and target differ in size: {seen}")
-        wanted = _comparable(target)
         protocols = {_protocol(one, method) for method in methods}
-        before = {name: score(_comparable(image), wanted, name) for name in protocols}
+        before = {name: score(given, wanted, name) for name in protocols}
     except ValueError as error:
         reason = " ".join(str(error).split())
         _LOG.info("left out of %s: %s: %s", one.name, item.name, reason)
@@ -251,7 +258,7 @@ def _score_item(
         seconds = time.perf_counter() - started
         name = _protocol(one, method)
         try:
-            after = score(_comparable(restored), wanted, name)
+            after = score(comparable(restored), wanted, name)
         except ValueError as error:
             raise ValueError(f"what {method.name} made of {item.name} cannot be scored: {error}") from error
         height, width = image.shape[:2]
@@ -274,8 +281,3 @@ def _score_item(
 def _protocol(one: PairSet, method: Method) -> str:
     """Return a set's protocol, or for clean pictures that of what the method removes."""
     return one.protocol or PROTOCOL_OF_TASK[method.task or "haze"]
-
-
-def _comparable(picture: Array) -> Array:
-    """Return a picture as the metrics take it: 8 bits as they are, others in [0, 1]."""
-    return picture if picture.dtype == np.uint8 else unit(picture)

@@ -28,6 +28,7 @@ __all__ = [
     "folder_set",
     "protocol_of",
     "ranked_pictures",
+    "told_apart",
 ]
 
 Array = NDArray[Any]
@@ -65,6 +66,7 @@ class PairSet:
     items : the pairs
     notes : what a reader of the table has to know
     published : PSNR and SSIM of others, by part and method
+    folder : where the pictures are, absolute; tells sets of one name apart (`told_apart`)
     """
 
     name: str
@@ -73,6 +75,7 @@ class PairSet:
     items: tuple[Item, ...]
     notes: tuple[str, ...] = ()
     published: Mapping[str, Mapping[str, tuple[float, float | None]]] | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the names, so that a long evaluation does not end in a mistake."""
@@ -141,6 +144,7 @@ def benchmark_set(root: str | Path, name: str | None = None, *, task: str | None
         items=tuple(items),
         notes=tuple(notes),
         published=benchmark.published or None,
+        folder=root.resolve(),
     )
 
 
@@ -186,8 +190,8 @@ def folder_set(inputs: str | Path, targets: str | Path, *, task: str | None = No
     for stem, path in theirs.items():
         if stem not in taken:
             items.append(Item(name=stem, load=_unusable(f"the target {path.name!r} has no input")))
-    task = task or "rain"
-    return PairSet(name=inputs.resolve().name, task=task, protocol=protocol_of(task), items=tuple(items))
+    task, folder = task or "rain", inputs.resolve()
+    return PairSet(name=folder.name, task=task, protocol=protocol_of(task), items=tuple(items), folder=folder)
 
 
 def _by_number(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
@@ -225,10 +229,40 @@ def clean_set(folder: str | Path, *, task: str | None = None, crop: int | None =
         return load
 
     items = tuple(Item(name=path.stem, load=loader(path)) for path in ranked_pictures(folder))
-    protocol = None if task is None else protocol_of(task)
     return PairSet(
-        name=f"{folder.resolve().name} (clean)", task=task, protocol=protocol, items=items, notes=crop_note(crop)
+        name=f"{folder.resolve().name} (clean)",
+        task=task,
+        protocol=None if task is None else protocol_of(task),
+        items=items,
+        notes=crop_note(crop),
+        folder=folder.resolve(),
     )
+
+
+def told_apart(sets: Sequence[PairSet]) -> list[PairSet]:
+    """Put the names of the folders above before a name that sets of different folders share.
+
+    Raises
+    ------
+    ValueError
+        Two sets have one name and one folder, or no folder is known.
+    """
+    apart = [replace(one, name=_full_name(one, [other for other in sets if other.name == one.name])) for one in sets]
+    names = [one.name for one in apart]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two sets are called {repeated[0]!r}; wanted different folders")
+    return apart
+
+
+def _full_name(one: PairSet, alike: Sequence[PairSet]) -> str:
+    """Return a set's name after as many of the folders above as tell it from those of the same name."""
+    above = [other.folder.parent.parts for other in alike if other.folder is not None]
+    if len(alike) == 1 or one.folder is None or len(set(above)) < len(alike):
+        return one.name
+    depth = 1
+    while len({parts[-depth:] for parts in above}) < len(alike):
+        depth += 1
+    return Path(*one.folder.parent.parts[-depth:], one.name).as_posix()
 
 
 def central(picture: Array, crop: int | None) -> Array:
@@ -265,6 +299,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def protocol_of(task: str) -> str:
     """Return what a task is scored by, or raise ValueError for an unknown one."""
-    if task not in PROTOCOL_OF_TASK:
+    if not isinstance(task, str) or task not in PROTOCOL_OF_TASK:
         raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
     return PROTOCOL_OF_TASK[task]

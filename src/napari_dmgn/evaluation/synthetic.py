@@ -95,6 +95,7 @@ def synthetic_set(
         protocol=None if known_as is None else protocol_of(known_as),
         items=tuple(items),
         notes=(f"synthetic {task}, {pairs} pairs, seed {seed}{given}", *crop_note(crop)),
+        folder=Path(folder).expanduser().resolve(),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_bytes", "as_unit", "centre_of_16", "check_image", "luma", "luma_of_bytes", "pooled"]
+__all__ = ["as_bytes", "as_unit", "centre_of_16", "check_bytes", "check_image", "luma", "luma_of_bytes", "pooled"]
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -20,12 +20,31 @@ def check_image(image: Array) -> None:
     ------
     ValueError
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"image is {image.dtype} {image.shape}; wanted (H, W, 3)")
+    if not _is_array(image) or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"image is {_seen(image)}; wanted (H, W, 3)")
     if image.dtype != np.uint8 and image.dtype.kind != "f":
-        raise ValueError(f"image is {image.dtype} {image.shape}; wanted uint8, or floats in [0, 1]")
+        raise ValueError(f"image is {_seen(image)}; wanted uint8, or floats in [0, 1]")
     if image.dtype.kind == "f" and not (image.min() >= 0 and image.max() <= 1):  # false for NaN too
         raise ValueError(f"image spans {image.min()} to {image.max()}; wanted floats in [0, 1]")
+
+
+def check_bytes(image: Array) -> None:
+    """Refuse what is not (H, W, 3) uint8.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not _is_array(image) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image is {_seen(image)}; wanted uint8 (H, W, 3)")
+
+
+def _is_array(image: object) -> bool:
+    return isinstance(getattr(image, "dtype", None), np.dtype)  # not torch's
+
+
+def _seen(image: Any) -> str:
+    return f"{image.dtype} {image.shape}" if _is_array(image) else f"a {type(image).__name__}, no NumPy array"
 
 
 def as_unit(image: Array) -> Floats:
@@ -46,8 +65,7 @@ def luma(image: NDArray[np.uint8]) -> Floats:
 
     As MATLAB's rgb2ycbcr on floats: Y is not rounded.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image is {image.dtype} {image.shape}; wanted uint8 (H, W, 3)")
+    check_bytes(image)
     weights = np.array([65.481, 128.553, 24.966]) / 255
     return 16 + image.astype(np.float64) @ weights
 

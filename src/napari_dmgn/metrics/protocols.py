@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_dmgn.metrics.colour import as_unit, centre_of_16, check_image, luma_of_bytes, pooled
+from napari_dmgn.metrics.colour import as_unit, centre_of_16, check_bytes, check_image, luma_of_bytes, pooled
 from napari_dmgn.metrics.similarity import gaussian_ssim, local_error, normalised_correlation, uniform_ssim
 
 __all__ = [
@@ -64,8 +64,15 @@ class Protocol:
         return self.planes(image), self.planes(target)
 
     def psnr_of(self, a: Floats, b: Floats) -> float:
-        """Return the PSNR of two planes in dB, infinite for equal ones."""
-        errors = np.mean((a - b) ** 2, axis=(0, 1) if self.channel_mean else None)
+        """Return the PSNR of two planes in dB, infinite for equal ones.
+
+        Where it is the channels' mean and only some of them are equal, these count as if one pixel were off by
+        one level of 255, or as the best of the others: infinite, they would hide what happened to the others.
+        """
+        errors = np.asarray(np.mean((a - b) ** 2, axis=(0, 1) if self.channel_mean else None))
+        if self.channel_mean and errors.any():
+            least = (self.peak / 255) ** 2 / (a.shape[0] * a.shape[1])
+            errors[errors == 0] = min(least, errors[errors > 0].min())
         with np.errstate(divide="ignore"):
             return float(np.mean(10 * np.log10(self.peak**2 / errors)))
 
@@ -113,8 +120,8 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             name="reflection-rgb",
-            summary="RGB in [0, 255]; PSNR per channel, then the mean; SSIM 7x7 uniform per channel; "
-            "LMSE in windows of 20, 10 apart; NCC",
+            summary="RGB in [0, 255]; PSNR per channel, then the mean (a channel that alone is equal: as one level "
+            "off in one pixel); SSIM 7x7 uniform per channel; LMSE in windows of 20, 10 apart; NCC",
             planes=_bright,
             peak=255,
             similarity=uniform_ssim,
@@ -145,7 +152,7 @@ def find_protocol(name: str) -> Protocol:
     ValueError
         There is none.
     """
-    if name in PROTOCOLS:
+    if isinstance(name, str) and name in PROTOCOLS:
         return PROTOCOLS[name]
     near = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -188,17 +195,13 @@ def score(image: Array, target: Array, protocol: str) -> dict[str, float]:
 
 def psnr_y(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     """Return the PSNR in dB between two (H, W, 3) uint8 images, protocol `rain-y`."""
-    _check_bytes(image, reference)
+    check_bytes(image)
+    check_bytes(reference)
     return psnr(image, reference, "rain-y")
 
 
 def ssim_y(image: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
     """Return the SSIM between two (H, W, 3) uint8 images of at least 11x11, protocol `rain-y`."""
-    _check_bytes(image, reference)
+    check_bytes(image)
+    check_bytes(reference)
     return ssim(image, reference, "rain-y")
-
-
-def _check_bytes(*images: Array) -> None:
-    for image in images:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"image is {image.dtype} {image.shape}; wanted uint8 (H, W, 3)")

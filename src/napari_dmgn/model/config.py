@@ -173,11 +173,14 @@ class NetworkConfig:
         """Return the size that an image is padded to, at its right and bottom, before the network sees it.
 
         A multiple of `stride`; where tiles are approximate anyway, the image's own size unless it is
-        too small for VGG's poolings or for a reflection at the border.
+        too small for VGG's poolings or for a reflection at the border, or the learned head cannot halve
+        it as often as it doubles what becomes of it.
         """
         unit, least = self.stride, 1
         if not self.exact_tiles:
             unit, least = self.trunk_stride, self.trunk_stride * self._smallest
+            if self.head == "learned":
+                unit <<= self.head_levels - 1
         return -(-max(height, least) // unit) * unit, -(-max(width, least) // unit) * unit
 
     @property

@@ -61,7 +61,7 @@ def synthesize(
         One of `KINDS`: "rain", "haze", "reflection"; "stripes", "veil" (of light from other planes) or
         "background" (uneven), as microscopes have them.
     seed : int
-        The same seed gives the same pair.
+        The same seed gives the same pair; from -2**63 up to 2**64.
     strength : str
         The name of one of the task's parts, such as "light" or "heavy" for rain, or "mixed" (a part is
         drawn; never "none").
@@ -80,7 +80,7 @@ def synthesize(
     Raises
     ------
     ValueError
-        Another task, strength, shape or dtype, an empty image, floats outside [0, 1], or a layer for a
+        Another task, seed, strength, shape or dtype, an empty image, floats outside [0, 1], or a layer for a
         task that has no use for it.
     """
     import torch
@@ -88,6 +88,7 @@ def synthesize(
     from napari_dmgn.synthesis.degradation import Sources
     from napari_dmgn.synthesis.mixtures import DEFAULT_WEIGHTS, TASK_PARTS, mixture, validation_parts
 
+    seed = _whole(seed)
     names = [*validation_parts(task), "none", "mixed"]
     if strength not in names:
         raise ValueError(f"unknown strength {strength!r}; wanted one of {', '.join(names)}")
@@ -120,11 +121,19 @@ def synthesize(
 
     drawn = {name: _told(value[0]) for name, value in pair.parameters.items()}
     return Pair(
-        input=array(pair.input),
+        # To the last digit, which the way through float32 may change.
+        input=clean.copy() if part == "none" else array(pair.input),
         background=clean.copy(),
         noise=array(pair.noise),
         parameters={"task": task, "strength": strength, "part": part, "seed": seed, **reflected, **drawn},
     )
+
+
+def _whole(seed: object) -> int:
+    # What torch's generators take.
+    if isinstance(seed, int | np.integer) and not isinstance(seed, bool) and -(2**63) <= int(seed) < 2**64:
+        return int(seed)
+    raise ValueError(f"seed is {seed!r}; wanted an integer from -2**63 to 2**64 - 1")
 
 
 def _told(value: Tensor) -> Any:
@@ -143,6 +152,8 @@ def _tensor(image: NDArray[Any], name: str) -> Tensor:
 
 
 def _unit_range(image: NDArray[Any], name: str) -> NDArray[np.float32]:
+    if not isinstance(getattr(image, "dtype", None), np.dtype):  # torch has its own
+        raise ValueError(f"{name} is a {type(image).__name__}; wanted a NumPy array (H, W, 3) or (H, W)")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or image.size == 0:
         raise ValueError(f"{name} has shape {image.shape}; wanted (H, W, 3) or (H, W)")
     if image.dtype.kind == "u":

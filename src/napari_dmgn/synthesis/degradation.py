@@ -138,7 +138,7 @@ class Mixture:
         if not good:
             raise ValueError(f"mixture weights are {list(weights)}; wanted {len(parts)} numbers >= 0, not all zero")
         self.parts = dict(parts)
-        self.weights = torch.tensor(list(weights), dtype=torch.float64)
+        self.weights = torch.tensor(list(weights), dtype=torch.float64, device="cpu")
         used = [part for part, weight in zip(self.parts.values(), weights, strict=True) if weight > 0]
         self.wants_layer = any(getattr(part, "wants_layer", False) for part in used)
         self.wants_depth = any(getattr(part, "wants_depth", False) for part in used)
@@ -161,15 +161,16 @@ class Mixture:
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
-    """Draw from U(low, high) on the generator's device."""
-    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
+    """Draw from U(low, high) on the generator's device, in float32."""
+    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float32, device=generator.device)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Random tensors on a device from a generator that may live on another.
+    """Random tensors on a device from a generator that may live on another, and plain ones beside them.
 
-    The numbers depend on the generator alone: a CPU's generator gives the same pair on every device.
+    The numbers depend on the generator alone: a CPU's generator gives the same pair on every device, and
+    torch's default type and device, which callers may have set, change none of them.
     """
 
     generator: Generator
@@ -189,5 +190,13 @@ class Draw:
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Draw from the standard normal distribution."""
-        drawn = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        drawn = torch.randn(shape, generator=self.generator, dtype=torch.float32, device=self.generator.device)
         return drawn.to(self.device)
+
+    def tensor(self, values: Sequence[float]) -> Tensor:
+        """Return numbers as a float32 tensor."""
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+    def linspace(self, first: float, last: float, count: int) -> Tensor:
+        """Return evenly spaced float32 numbers."""
+        return torch.linspace(first, last, count, dtype=torch.float32, device=self.device)

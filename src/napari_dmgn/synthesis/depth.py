@@ -62,8 +62,8 @@ def landscape_depth(images: Tensor, draw: Draw) -> Tensor:
         0 near, 1 far.
     """
     n, small = len(images), _reduced((images.shape[2], images.shape[3]))
-    y = torch.linspace(1, 0, small[0], device=images.device)[None, None, :, None]  # height: 0 is the lower border
-    x = torch.linspace(-0.5, 0.5, small[1], device=images.device)
+    y = draw.linspace(1, 0, small[0])[None, None, :, None]  # height: 0 is the lower border
+    x = draw.linspace(-0.5, 0.5, small[1])
 
     horizon = draw.uniform((n, 1, 1, 1), 0.35, 1.1) + draw.uniform((n, 1, 1, 1), -0.15, 0.15) * x
     # Depth of level ground is inverse to how far below the horizon it is seen; not all ground is level.
@@ -138,7 +138,7 @@ def _hills(n: int, size: tuple[int, int], draw: Draw) -> Tensor:
 
 
 def _ramp(n: int, size: tuple[int, int], draw: Draw) -> Tensor:
-    y, x = _coordinates(size, draw.device)
+    y, x = _coordinates(size, draw)
     # Mostly from the bottom to the top; tilted, and at times from any side: crops are turned.
     anywhere = draw.chance((n, 1, 1, 1), 0.3) * draw.uniform((n, 1, 1, 1), -math.pi, math.pi)
     angle = anywhere + draw.uniform((n, 1, 1, 1), -0.3, 0.3)
@@ -149,7 +149,7 @@ def _ramp(n: int, size: tuple[int, int], draw: Draw) -> Tensor:
 
 
 def _planes(n: int, size: tuple[int, int], draw: Draw) -> Tensor:
-    y, x = _coordinates(size, draw.device)
+    y, x = _coordinates(size, draw)
     shape = (n, _PLANES, 1, 1)
     # The largest of some linear functions cuts the picture into convex pieces.
     pieces = sum((draw.uniform(shape, -1, 1) * v for v in (x, y)), draw.uniform(shape, -0.5, 0.5))
@@ -158,8 +158,7 @@ def _planes(n: int, size: tuple[int, int], draw: Draw) -> Tensor:
     return spread(gaussian_blur(values.gather(1, pieces.argmax(1, keepdim=True)), blur))
 
 
-def _coordinates(size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+def _coordinates(size: tuple[int, int], draw: Draw) -> tuple[Tensor, Tensor]:
     """Return y as (1, 1, H, 1) and x as (1, 1, 1, W), from -1 to 1."""
-    y = torch.linspace(-1, 1, size[0], device=device)
-    x = torch.linspace(-1, 1, size[1], device=device)
+    y, x = draw.linspace(-1, 1, size[0]), draw.linspace(-1, 1, size[1])
     return y[None, None, :, None], x[None, None, None, :]

@@ -33,7 +33,7 @@ def compose_signed(background: Tensor, layer: Tensor, taken: Tensor) -> TensorPa
     """
     column = taken[:, None, None, None]
     noise = layer * torch.where(column, background, 1)
-    sign = torch.where(taken, -1.0, 1.0)
+    sign = torch.where(taken, -1.0, 1.0).float()  # of numbers alone, `where` makes torch's default type
     return TensorPair(
         input=(background + sign[:, None, None, None] * noise).clamp(0, 1),
         background=background,
@@ -62,15 +62,16 @@ class Stripes:
         draw = Draw(generator, background.device)
         # Along the stripes noise of a few cells, across of many: where no stripe begins, values fall below 0.
         noise = draw.normal((n, 1, 6, 128)) + 0.6 * draw.normal((n, 1, 1, 128)) - draw.uniform((n, 1, 1, 1), -0.5, 1.2)
-        angle = draw.uniform((n,), -0.12, 0.12) + draw.chance((n,), 0.5) * (math.pi / 2)
+        angle = draw.uniform((n,), -0.12, 0.12) + draw.chance((n,), 0.5).float() * (math.pi / 2)
         fineness = draw.uniform((n,), 0.2, 0.7)
-        y, x = torch.linspace(-1, 1, h, device=draw.device)[:, None], torch.linspace(-1, 1, w, device=draw.device)
+        y, x = draw.linspace(-1, 1, h)[:, None], draw.linspace(-1, 1, w)
         sine, cosine = torch.sin(angle)[:, None, None], torch.cos(angle)[:, None, None]
         across = fineness[:, None, None] * (x * cosine - y * sine)
         grid = torch.stack([across, 0.7 * (x * sine + y * cosine)], -1)
         rows = F.grid_sample(noise, grid, mode="bicubic", padding_mode="reflection", align_corners=True)
         taken = draw.chance((n,), self.dark)
-        peak = draw.uniform((n,), *self.amplitude) * torch.where(taken, 1, 0.5)
+        peak = draw.uniform((n,), *self.amplitude)
+        peak = torch.where(taken, peak, peak / 2)
         layer = self.strength * peak[:, None, None, None] * spread(rows.clamp(min=0))
         pair = compose_signed(background, layer.clamp(max=1), taken)
         return _with(pair, {"angle": angle, "fineness": fineness, "amplitude": peak})
@@ -129,12 +130,13 @@ class UnevenBackground:
         n, _, h, w = background.shape
         draw = Draw(generator, background.device)
         centre = draw.uniform((n, 2, 1, 1), -0.6, 0.6)
-        y, x = torch.linspace(-1, 1, h, device=draw.device)[:, None], torch.linspace(-1, 1, w, device=draw.device)
+        y, x = draw.linspace(-1, 1, h)[:, None], draw.linspace(-1, 1, w)
         bowl = spread((y - centre[:, :1]) ** 2 + (x - centre[:, 1:]) ** 2)
         hills = smooth_field(n, (h, w), 3, draw)
         field = spread(torch.lerp(bowl, hills, draw.uniform((n, 1, 1, 1), 0, 1)))
         taken = draw.chance((n,), self.shaded)
-        peak = draw.uniform((n,), *self.amplitude) * torch.where(taken, 1, 0.5)
+        peak = draw.uniform((n,), *self.amplitude)
+        peak = torch.where(taken, peak, peak / 2)
         layer = self.strength * peak[:, None, None, None] * field
         return _with(compose_signed(background, layer.clamp(max=1), taken), {"amplitude": peak})
 

@@ -161,6 +161,6 @@ def validation_parts(task: str) -> dict[str, Degradation]:
 
 
 def _parts(task: str) -> dict[str, Callable[[], Degradation]]:
-    if task not in TASK_PARTS:
+    if not isinstance(task, str) or task not in TASK_PARTS:
         raise ValueError(f"no synthesis for task {task!r}; wanted one of {', '.join(TASK_PARTS)}")
     return TASK_PARTS[task]

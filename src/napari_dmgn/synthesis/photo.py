@@ -57,7 +57,7 @@ class PhotoEffects:
         taken = draw.chance((n,), self.share)
         dim = taken & draw.chance((n,), self.dim)
         gamma = torch.where(dim, draw.uniform((n,), *self.gamma), 1)
-        deviation = taken * self.strength * draw.log_uniform((n,), *self.noise)
+        deviation = taken * (self.strength * draw.log_uniform((n,), *self.noise))
         quality = taken * draw.uniform((n,), *self.quality).round()
         exposed = pair.input.pow(gamma[:, None, None, None])
         # Shot noise: its variance grows with the light, above a floor.

@@ -93,7 +93,7 @@ class LightRain:
             width=draw.uniform(shape, 1.5, 3.5),
             density=draw.log_uniform(shape, 0.0012, 0.008),
         )
-        screen = torch.zeros(n, device=background.device)
+        screen = torch.zeros(n, dtype=torch.float32, device=background.device)
         return _rain(background, layers, screen, generator)
 
 
@@ -184,7 +184,7 @@ class SeenRain:
         # Light and wind make rain patchy.
         patchy = draw.uniform((n, 1, 1, 1), 0, 0.9)
         patches = 1 + patchy * (2 * smooth_field(n, size, 3, draw) - 1)
-        blue = draw.uniform((n, 1), 0, 1) * torch.tensor([0.12, 0.05, 0.0], device=background.device)
+        blue = draw.uniform((n, 1), 0, 1) * draw.tensor([0.12, 0.05, 0.0])
         colour = draw.uniform((n, 1), 0.6, 1) * (1 - blue)
         streaks = (streak_layer(layers, size, generator) * patches).clamp(max=1)
         pair = compose_seen_rain(background, 1 - transmission * (1 - streaks), colour)

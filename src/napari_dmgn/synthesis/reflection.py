@@ -112,9 +112,9 @@ class GammaReflection:
         n, draw = len(background), Draw(generator, background.device)
         sigma = draw.uniform((n,), 2, 5)
         reflected = gaussian_blur(sources.layer_for(background), sigma, torch.full_like(sigma, 5))
-        excess = torch.full((n, 1, 1, 1), 1.3, device=background.device)
+        excess = torch.full((n, 1, 1, 1), 1.3, dtype=torch.float32, device=background.device)
         reflected = self.strength * _lowered(background, reflected, excess, dim=(1, 2, 3))
-        ones = torch.ones((n, 3), device=background.device)
+        ones = torch.ones((n, 3), dtype=torch.float32, device=background.device)
         return _composed(background, reflected, ones, gamma=1, screen=0, drawn={"sigma": sigma})
 
 
@@ -159,7 +159,7 @@ class GhostReflection:
         shift = torch.stack([distance * torch.sin(angle), distance * torch.cos(angle)], 1).round()
         second = draw.uniform((n,), 0.25, 0.55)
         reflected = draw.uniform((n, 1, 1, 1), 0.3, 0.9) * ghost(reflected, shift, second)
-        excess = torch.full((n, 1, 1, 1), 1.1, device=background.device)
+        excess = torch.full((n, 1, 1, 1), 1.1, dtype=torch.float32, device=background.device)
         reflected = self.strength * _lowered(light, reflected, excess, dim=(2, 3))
         through = 1 - self.strength * draw.uniform((n, 1), 0, 0.2)
         drawn = {"sigma": sigma, "shift": shift, "second": second}
@@ -228,8 +228,7 @@ def _vignette(images: Tensor, draw: Draw) -> Tensor:
     n, _, h, w = images.shape
     # A 560 pixel wide gaussian of six standard deviations over pictures of 256, in units of their side.
     centre = draw.uniform((n, 2, 1, 1), -0.05, 1.1)
-    y = torch.linspace(0, 1, h, device=images.device)[:, None]
-    x = torch.linspace(0, 1, w, device=images.device)
+    y, x = draw.linspace(0, 1, h)[:, None], draw.linspace(0, 1, w)
     squared = (y - centre[:, :1]) ** 2 + (x - centre[:, 1:]) ** 2
     return torch.exp(-0.5 * squared / 0.36**2)
 

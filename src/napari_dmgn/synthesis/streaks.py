@@ -67,8 +67,8 @@ def streak_layer(layers: RainLayers, size: tuple[int, int], generator: Generator
     positions = torch.Generator(device=generator.device)
     positions.set_state(generator.get_state())
     for _ in range(n * k):
-        torch.rand(size, generator=generator, device=generator.device)
-    streaks = torch.zeros((n, 1, *size), device=layers.mean.device)
+        torch.rand(size, generator=generator, dtype=torch.float32, device=generator.device)
+    streaks = torch.zeros((n, 1, *size), dtype=torch.float32, device=layers.mean.device)
     for image in range(n):
         for layer in range(k):
             at = (slice(image, image + 1), slice(layer, layer + 1))
@@ -82,8 +82,8 @@ def streak_layer(layers: RainLayers, size: tuple[int, int], generator: Generator
 def _drops(density: Tensor, size: tuple[int, int], positions: Generator, brightnesses: Generator) -> Tensor:
     """Return (N, K, H, W) points of random brightness, on the density's device."""
     shape = (*density.shape, *size)
-    chance = torch.rand(shape, generator=positions, device=positions.device)
-    brightness = torch.rand(shape, generator=brightnesses, device=brightnesses.device)
+    chance = torch.rand(shape, generator=positions, dtype=torch.float32, device=positions.device)
+    brightness = torch.rand(shape, generator=brightnesses, dtype=torch.float32, device=brightnesses.device)
     # Squared: few bright streaks among many faint ones. Its mean is 1/3.
     present = chance.to(density.device) < density[:, :, None, None]
     return brightness.to(density.device).square_().mul_(present)

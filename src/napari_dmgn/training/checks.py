@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check", "is_number", "is_whole", "known", "read_settings", "rows"]
+import numpy as np
+
+__all__ = ["check", "is_number", "is_whole", "known", "plain", "read_settings", "rows"]
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as a file would have it: NumPy's numbers as Python's, paths as text, also inside of it."""
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return (tuple if isinstance(value, tuple) else list)(map(plain, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def check(name: str, value: object, good: bool, wanted: str) -> None:

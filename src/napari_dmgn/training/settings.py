@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from napari_dmgn import discriminator, zoo
+from napari_dmgn import devices, discriminator, zoo
 from napari_dmgn.checkpoint import read_header
 from napari_dmgn.data import Extras, PicturePool, SourceSpec
 from napari_dmgn.losses import RECIPES, LossWeights
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.synthesis import mixtures
-from napari_dmgn.training.checks import check, is_number, is_whole, known, read_settings, rows
+from napari_dmgn.training.checks import check, is_number, is_whole, known, plain, read_settings, rows
 from napari_dmgn.training.optimiser import OPTIMISERS
 
 __all__ = ["TrainConfig"]
 
 # What the run itself writes into the card.
 _CARD_OF_THE_RUN = ("comparison", "created", "input_range", "name", "scores", "task", "training", "version")
+# Whether this machine has it is seen when the training starts: settings may be made on another one.
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:\d+)?")
 _WHOLE = ("steps", "validation_pictures", "validation_crop", "validate_every", "discriminator_width", "groups")
 
 
@@ -134,6 +138,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every setting before any work."""
+        for name in [f.name for f in fields(self)]:
+            object.__setattr__(self, name, plain(getattr(self, name)))
         object.__setattr__(self, "phases", rows("phases", self.phases))
         for name in ("betas", "charbonnier", "rescale"):
             object.__setattr__(self, name, rows(name, [getattr(self, name)])[0])
@@ -155,6 +161,7 @@ class TrainConfig:
             "recipe": sorted(RECIPES),
             "adversarial": list(discriminator.FORMS),
             "optimiser": list(OPTIMISERS),
+            "precision": list(devices.PRECISIONS),
             "compile": ["auto", True, False],
         }
         for name, wanted in choices.items():
@@ -168,6 +175,10 @@ class TrainConfig:
         for name in ("data", "depth", "features", "name", "start", "degradation_kind"):
             value = getattr(self, name)
             check(name, value, value is None or (isinstance(value, str) and value != ""), "text or nothing")
+        # An empty path is the current folder, where an earlier file may be a foreign one.
+        check("run", self.run, isinstance(self.run, str) and self.run != "", "a folder")
+        good = isinstance(self.device, str) and _DEVICE.fullmatch(self.device) is not None
+        check("device", self.device, good, "auto, cpu, cuda, cuda:N or mps")
         for name in ("freeze", "sources"):
             value = getattr(self, name)
             check(name, value, isinstance(value, list | tuple), "a list")
@@ -211,8 +222,8 @@ class TrainConfig:
             check("phases", self.phases, good, "rows of (share of the steps, crop size, batch size)")
             check("phases", self.phases, row[2] % self.groups == 0, f"batches that groups ({self.groups}) divides")
         ends = [phase[0] for phase in self.phases]
-        if not ends or ends != sorted(ends) or ends[-1] != 1.0:
-            raise ValueError(f"phases end at {ends}; wanted rising shares, the last 1.0")
+        if not ends or any(a >= b for a, b in pairwise([0, *ends])) or ends[-1] != 1.0:
+            raise ValueError(f"phases end at {ends}; wanted rising shares above 0, the last 1.0")
         crop, least = min(phase[1] for phase in self.phases), discriminator.SMALLEST
         if self.loss_weights().adversarial and crop < least:
             raise ValueError(f"phases have crops of {crop} px; the adversarial loss wanted at least {least}")
