@@ -43,6 +43,42 @@ def test_three_gray_frames_are_no_colours(viewer, tiny_checkpoint):
     assert dmgn.restore(layer, model=tiny_checkpoint, **ENGINE).noise_map.shape == (5, 9, 3)
 
 
+@pytest.mark.parametrize("frames", [(), (2,)])
+def test_colours_restored_as_channels_lead_and_lie_on_the_layer(viewer, tiny_checkpoint, rainy, frames):
+    image = np.broadcast_to(rainy[:40, :50], (*frames, 40, 50, 3)).copy()
+    n = len(frames) + 2
+    placed = {**PLACED, "affine": [[1, 0.2, 3], [0, 1.5, 4], [0, 0, 1]]} if not frames else {"scale": (3, 0.5, 2)}
+    layer = viewer.add_image(image, rgb=True, **placed)
+    restoration = dmgn.restore(layer, model=tiny_checkpoint, channel_axis=n, **ENGINE)
+    outputs = ("background", "noise", "noise_map", "coarse", "residual")
+    for entry in restoration.add_to(viewer, outputs):
+        assert not entry.rgb
+        assert entry.data.shape == (3, *image.shape[:-1])
+        for corner in np.ndindex(*(2,) * n):
+            point = np.multiply(corner, np.array(image.shape[:-1]) - 1)
+            world = entry.data_to_world((2, *point))
+            np.testing.assert_allclose(world, (2, *layer.data_to_world(point)), atol=1e-6)
+    np.testing.assert_array_equal(np.moveaxis(viewer.layers[-1].data, 0, -1), restoration.background)
+
+
+def test_the_axes_are_those_of_the_call(viewer, tiny_checkpoint, rainy):
+    outputs = ("background", "noise", "noise_map", "coarse", "residual")
+    colours = viewer.add_image(rainy[:9, :20], rgb=True, **PLACED)
+    for entry in dmgn.restore(colours, model=tiny_checkpoint, rgb=False, **ENGINE).add_to(viewer, outputs):
+        assert (entry.rgb, entry.data.shape) == (False, (9, 20, 3))
+        np.testing.assert_allclose(entry.data_to_world((4, 5, 2)), (*colours.data_to_world((4, 5)), 2), atol=1e-6)
+    turned = np.eye(3)
+    turned[:2, :2] = [[0, -1], [1, 0]]
+    placed = {"scale": (2, 3, 7), "translate": (1, 2, 3), "rotate": turned, "shear": (0.5, 0, 0)}
+    gray = viewer.add_image(rainy[:9, :20], rgb=False, units=("um", "um", "s"), **placed)
+    added = dmgn.restore(gray, model=tiny_checkpoint, rgb=True, **ENGINE).add_to(viewer, outputs)
+    assert (added[-1].rgb, added[-1].data.shape) == (True, (9, 20, 3))
+    for entry in added:
+        assert entry.ndim == 2
+        np.testing.assert_allclose(entry.data_to_world((4, 5)), gray.data_to_world((4, 5, 0))[:2], atol=1e-6)
+        assert [str(unit) for unit in entry.units] == ["micrometer", "micrometer"]
+
+
 def test_pyramids_and_lazy_layers(viewer, tiny_checkpoint, rainy):
     da = pytest.importorskip("dask.array")
     gray = rainy[..., 0]

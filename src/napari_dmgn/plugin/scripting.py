@@ -12,7 +12,7 @@ import numpy as np
 from napari_dmgn import zoo
 from napari_dmgn.plugin import conservation
 from napari_dmgn.plugin.results import DEFAULT_OUTPUTS, OUTPUTS, add_layers, result_layers
-from napari_dmgn.plugin.source import Source, capture, why_not
+from napari_dmgn.plugin.source import Source, capture, placed_as, why_not
 from napari_dmgn.plugin.summary import failure, stopped_by
 from napari_dmgn.plugin.worker import Events, Failed, Outcome, Request, Restored, run
 
@@ -65,11 +65,15 @@ def add_restoration(
         if "residual" in outputs:
             raise ValueError("the residual needs the input: restore a layer, not an array")
         source = _unplaced(restoration)
+    axes = restoration.provenance["axes"]
+    placed = placed_as(source, axes)
     arrays = {name: getattr(restoration, name) for name in outputs if name != "residual"}
     if "residual" in outputs:
         image = source.read(range(source.frames)).reshape(source.shape)
-        arrays["residual"] = conservation.residual(image, restoration.background, restoration.noise, rgb=source.rgb)
-    return add_layers(viewer, result_layers(source, arrays, restoration.provenance, restoration.masks))
+        arrays["residual"] = conservation.residual(image, restoration.background, restoration.noise, rgb=placed.rgb)
+    if source.rgb and axes[-1] == "channel":
+        arrays = {name: np.moveaxis(array, -1, 0) for name, array in arrays.items()}
+    return add_layers(viewer, result_layers(placed, arrays, restoration.provenance, restoration.masks))
 
 
 def restore_into_store(
