@@ -14,6 +14,7 @@ from napari_dmgn import inference, iter_restore, restore, zoo
 from napari_dmgn.api import iter_restore_into, job
 from napari_dmgn.checkpoint import CheckpointError
 from napari_dmgn.inference import plans
+from napari_dmgn.model.config import NetworkConfig
 
 DTYPES = ["u1", "i1", "<u2", ">u2", "i2", "u4", ">i4", "i8", "u8", "f2", "f4", ">f4", "f8"]
 LAYOUTS = [
@@ -49,7 +50,11 @@ class StandIn:
     """Takes the place of `iter_infer`: a network that gives back `change(batch)` in some windows."""
 
     windows = 3
-    model = SimpleNamespace(network=None, metadata=SimpleNamespace(name="stand-in", task="rain", sha256="0" * 64))
+    model = SimpleNamespace(
+        network=None,
+        config=NetworkConfig(),
+        metadata=SimpleNamespace(name="stand-in", task="rain", sha256="0" * 64),
+    )
 
     def __init__(self):
         self.change = lambda planes: planes
@@ -156,7 +161,7 @@ def test_there_is_no_float_copy_of_the_stack(network):
 
 def test_small_frames_pass_together(network, monkeypatch):
     image = sample((7, 6, 8), "u2")
-    monkeypatch.setattr(job, "_BATCH_PIXELS", 3 * 6 * 8 + 1)
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 3 * 16 * 16 + 1)  # padded
     network.change = lambda planes: planes / 2
     events = list(iter_restore(image, model=network.model))
     assert len(network.settings) == 3  # 3 + 3 + 1 frames
@@ -166,6 +171,13 @@ def test_small_frames_pass_together(network, monkeypatch):
     alone = restore(image, model=network.model)
     for name in ("background", "noise", "noise_map", "coarse"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+
+
+def test_tiny_frames_are_counted_as_the_network_pads_them(network, monkeypatch):
+    """A frame of one pixel takes the memory of 16x16, and a caller can stop in between."""
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 1 << 17)
+    restore(np.zeros((1200, 1, 1), np.uint8), model=network.model)
+    assert len(network.settings) == 3  # 512 + 512 + 176 frames
 
 
 def test_results_go_into_given_arrays(network, tmp_path):
