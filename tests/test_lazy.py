@@ -55,6 +55,15 @@ def test_lazy_equals_in_memory_bit_for_bit(name, tile, tiny_checkpoint):
     assert_equal(lazy, dmgn.restore(image, **settings))
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+@pytest.mark.parametrize("axes", [{}, {"channel_axis": 0}, {"channel_axis": 2}])
+def test_chunks_of_length_zero(dtype, axes, tiny_checkpoint):
+    image = noise((2, 20, 18), dtype)
+    lazy = da.from_array(image, chunks=((0, 1, 0, 1), (0, 20, 0), (9, 0, 9)))
+    settings = SETTINGS | axes | {"model": tiny_checkpoint}
+    assert_equal(dmgn.restore_lazy(lazy, **settings), dmgn.restore(image, **settings))
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i2", ">u2", "i8", "f2", ">f4", "f8"])
 @pytest.mark.parametrize("wanted", ["auto", "dtype", (10.0, 900.0)])
 def test_every_type_and_range(dtype, wanted, tiny_checkpoint):

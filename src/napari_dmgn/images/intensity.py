@@ -69,6 +69,8 @@ def find_ranges(image: Array, layout: Layout, wanted: IntensityRange = "auto") -
 
 
 def _extremes(values: Array) -> tuple[float, float]:
+    if values.size == 0:  # a chunk of length zero
+        return math.inf, -math.inf
     if values.dtype.kind != "f":
         return float(values.min()), float(values.max())
     finite = np.isfinite(values)
