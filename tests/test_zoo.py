@@ -71,6 +71,15 @@ def test_users_folder_follows_the_environment(monkeypatch, tmp_path):
     assert zoo.models_folder().parts[-2:] == ("napari-dmgn", "models")
 
 
+def test_an_unknown_users_folder_is_one_that_does_not_exist(shipped, put, monkeypatch):
+    put(shipped / "rain.safetensors")
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", "~nobody-of-this-name/models")
+    assert [model.name for model in zoo.list_models()] == ["rain"]
+    assert zoo.load_model("rain").metadata.task == "rain"
+    with pytest.raises(CheckpointError, match=r"cannot read model file ~nobody-of-this-name/x\.safetensors: No such"):
+        zoo.find_model("~nobody-of-this-name/x.safetensors")
+
+
 def test_a_broken_file_is_left_out_and_named(shipped, mine, put, caplog):
     good = put(mine / "good.safetensors")
     broken = mine / "broken.safetensors"

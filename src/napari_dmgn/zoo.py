@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_dmgn import checkpoint
 from napari_dmgn.checkpoint import CheckpointError
+from napari_dmgn.paths import expanded
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -70,7 +71,7 @@ class ModelInfo:
 def models_folder() -> Path:
     """Return the user's models folder: $NAPARI_DMGN_MODELS, or the platform's place for user data."""
     if chosen := os.environ.get("NAPARI_DMGN_MODELS"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("napari-dmgn", appauthor=False)) / "models"
@@ -149,7 +150,7 @@ def find_model(name: str | Path) -> ModelInfo:
     """
     text = str(name)
     if isinstance(name, Path) or text.endswith(".safetensors") or os.sep in text:
-        path = Path(name).expanduser()
+        path = expanded(name)
         return _info(path, shipped=path.resolve().parent == _shipped_folder())
     models = list_models()
     if text in TASKS:
