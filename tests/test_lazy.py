@@ -122,7 +122,7 @@ def test_nothing_is_read_or_loaded_before_it_is_computed(tiny_checkpoint, monkey
     def never(*_, **__):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("napari_dmgn.zoo.load_model", never)
+    monkeypatch.setattr("napari_dmgn.zoo._load", never)
     image = da.zeros((100_000, 100_000, 3), chunks=(10_000, 10_000, 3), dtype="u1").map_blocks(never, dtype="u1")
     lazy = dmgn.restore_lazy(image, model=tiny_checkpoint, **SETTINGS)
     assert lazy.background.shape == (100_000, 100_000, 3)

@@ -81,7 +81,7 @@ class Job:
 
     def _load_model(self) -> "Model":
         if isinstance(self.source, zoo.ModelInfo):
-            return zoo.load_model(self.source.path, device=self.device)
+            return zoo.shared_model(self.source.path, device=self.device)
         return self.source
 
     def _infer(
