@@ -103,6 +103,17 @@ def test_results_of_an_array_can_be_added_too(viewer, tiny_checkpoint, rainy):
         restoration.add_to(viewer, outputs=["mask"])
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i8", "f4", "f8"])
+def test_results_of_pictures_of_one_value_can_be_added(viewer, tiny_checkpoint, dtype):
+    info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(dtype)
+    for value in (0, 1, 7, 1e12, -1e12, 1e30, info.min, info.max):
+        if info.min <= value <= info.max:
+            restoration = dmgn.restore(np.full((9, 9), value, dtype), model=tiny_checkpoint, **ENGINE)
+            low, high = restoration.add_to(viewer)[-1].contrast_limits
+            assert low < high
+            assert abs(value) > 1e38 or np.float32(low) < np.float32(high)
+
+
 @pytest.mark.parametrize("crop", [None, ((0, 2), (5, 50), (8, 70))])
 def test_copied_python_does_the_same(viewer, tiny_checkpoint, rainy, crop):
     from napari_dmgn.plugin.worker import run

@@ -140,4 +140,13 @@ def _unplaced(restoration: Restoration) -> Source:
         return capture(Image(data, rgb=True, name="restored"))
     finite = data[np.isfinite(data)] if data.dtype.kind == "f" else data
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    return capture(Image(data, rgb=False, name="restored", contrast_limits=(low, max(high, low + 1e-6))))
+    return capture(Image(data, rgb=False, name="restored", contrast_limits=_apart(low, high)))
+
+
+def _apart(low: float, high: float) -> tuple[float, float]:
+    """Return limits that differ in float32, which is what a viewer draws in."""
+    # Towards zero: the largest number of a type has none above it.
+    step = max(1e-6 * abs(low), 1e-6)
+    if high - low >= step:
+        return low, high
+    return (low - step, low) if low > 0 else (low, low + step)
