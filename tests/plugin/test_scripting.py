@@ -99,8 +99,33 @@ def test_results_of_an_array_can_be_added_too(viewer, tiny_checkpoint, rainy):
     assert restoration.add_to(viewer)[-1].data.shape == rainy.shape
     with pytest.raises(ValueError, match="residual needs the input"):
         restoration.add_to(viewer, outputs=["residual"])
-    with pytest.raises(ValueError, match=r"unknown outputs \['mask'\]"):
-        restoration.add_to(viewer, outputs=["mask"])
+    for wrong in (["mask"], "mask", ["noise", "mask"]):
+        with pytest.raises(ValueError, match=r"unknown outputs \['mask'\]; there are background, "):
+            restoration.add_to(viewer, outputs=wrong)
+    with pytest.raises(ValueError, match="outputs are names of background, .*; got 5"):
+        restoration.add_to(viewer, outputs=5)
+    with pytest.raises(ValueError, match="add_to takes a viewer; got None"):
+        restoration.add_to(None)
+    (one,) = restoration.add_to(viewer, "background")
+    assert one.data.shape == rainy.shape
+    assert len(restoration.add_to(viewer, None)) == 3
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_residual_is_of_what_was_restored_or_refused(viewer, tiny_checkpoint, rainy, colours):
+    layer = viewer.add_image(np.array(rainy[..., ::-1] if colours else rainy[::2, ::-2, 0]), rgb=colours, name="street")
+    part = capture(layer, crop=((0, 40), (8, 30)))
+    restorations = [dmgn.restore(each, model=tiny_checkpoint, **ENGINE) for each in (layer, part)]
+    for restoration in restorations:
+        restoration.add_to(viewer, "residual")
+    layer.data[:] = 0
+    count = len(viewer.layers)
+    for restoration in restorations:
+        with pytest.raises(ValueError, match="the pixels of 'street' have changed since"):
+            restoration.add_to(viewer, ("background", "residual"))
+        assert len(viewer.layers) == count
+        restoration.add_to(viewer, "background")
+        count += 1
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i8", "f4", "f8"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +44,17 @@ def open_layer(layer: Any) -> tuple[NDArray[Any], Source]:
         if (problem := why_not(layer)) is not None:
             raise ValueError(problem)
         layer = capture(layer)
-    if layer.whole:
-        return np.asarray(layer.data), layer
-    index = tuple(slice(*span) for span in layer.crop)
-    return np.asarray(layer.data[index]), layer
+    part = layer.data if layer.whole else layer.data[tuple(slice(*span) for span in layer.crop)]
+    pixels = np.asarray(part)
+    return pixels, replace(layer, checksum=_checksum(pixels))
+
+
+def _checksum(pixels: NDArray[Any]) -> int:
+    """Tell pixels from those that they become where a layer is changed in place; far quicker than the network."""
+    found = 0
+    for part in pixels:
+        found = zlib.crc32(np.ascontiguousarray(part).view(np.uint8), found)
+    return found
 
 
 def add_restoration(
@@ -56,11 +65,11 @@ def add_restoration(
     Raises
     ------
     ValueError
-        An unknown output, or the residual of an array.
+        No viewer, an unknown output, or the residual of an array or of a layer whose pixels have changed.
     """
-    outputs = tuple(outputs) or DEFAULT_OUTPUTS
-    if unknown := sorted(set(outputs) - set(OUTPUTS)):
-        raise ValueError(f"unknown outputs {unknown}; there are {', '.join(OUTPUTS)}")
+    if not hasattr(viewer, "add_image"):
+        raise ValueError(f"add_to takes a viewer; got {viewer!r}")
+    outputs = _known(outputs)
     if source is None:
         if "residual" in outputs:
             raise ValueError("the residual needs the input: restore a layer, not an array")
@@ -70,10 +79,25 @@ def add_restoration(
     arrays = {name: getattr(restoration, name) for name in outputs if name != "residual"}
     if "residual" in outputs:
         image = source.read(range(source.frames)).reshape(source.shape)
+        if source.checksum is not None and source.checksum != _checksum(image):
+            raise ValueError(f"the pixels of '{source.name}' have changed since, and the residual needs them as they were")
         arrays["residual"] = conservation.residual(image, restoration.background, restoration.noise, rgb=placed.rgb)
     if source.rgb and axes[-1] == "channel":
         arrays = {name: np.moveaxis(array, -1, 0) for name, array in arrays.items()}
     return add_layers(viewer, result_layers(placed, arrays, restoration.provenance, restoration.masks))
+
+
+def _known(outputs: object) -> tuple[str, ...]:
+    """Return outputs that there are, of one name, several or none, which stands for the default."""
+    names = (outputs,) if isinstance(outputs, str) else outputs
+    if names is None:
+        return DEFAULT_OUTPUTS
+    if not isinstance(names, Iterable):
+        raise ValueError(f"outputs are names of {', '.join(OUTPUTS)}; got {outputs!r}")
+    names = tuple(names) or DEFAULT_OUTPUTS
+    if unknown := [name for name in names if name not in OUTPUTS]:
+        raise ValueError(f"unknown outputs {unknown}; there are {', '.join(OUTPUTS)}")
+    return names
 
 
 def restore_into_store(

@@ -30,6 +30,7 @@ class Source:
     crop : what is restored
     level : of a multiscale layer
     path : of the file that the layer was read from, where napari knows it
+    checksum : of the pixels that were restored, where they may be read again
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source:
     crop: Crop
     level: int = 0
     path: str | None = None
+    checksum: int | None = None
 
     @property
     def whole(self) -> bool:
