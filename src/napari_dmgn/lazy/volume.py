@@ -152,7 +152,7 @@ def _device_here(device: str) -> str:
     try:
         return resolve_device(device)
     except ValueError:
-        if device.split(":")[0] not in ("cuda", "mps"):
+        if not isinstance(device, str) or device.split(":")[0] not in ("cuda", "mps"):
             raise
         return "cpu"
 
