@@ -273,6 +273,12 @@ def test_a_network_that_is_not_finite_is_not_saved(tiny_network, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_task_that_is_no_string_is_not_saved(tiny_network, tmp_path):
+    with pytest.raises(ValueError, match="a model's task is a string; got None"):
+        checkpoint.save(tmp_path / "model.safetensors", tiny_network, task=None, card={})
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
 def test_a_crash_while_writing_leaves_the_earlier_file(error, tiny_network, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"

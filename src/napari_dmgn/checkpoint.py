@@ -206,11 +206,15 @@ def save(path: str | Path, network: DMGN, *, task: str, card: Mapping[str, Any])
     ------
     CheckpointError
         A weight is not finite.
+    ValueError
+        The task is no string.
     OSError
         The file cannot be written.
     """
     import torch
 
+    if not isinstance(task, str):
+        raise ValueError(f"a model's task is a string; got {task!r}")
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
