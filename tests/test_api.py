@@ -327,6 +327,14 @@ def test_a_model_of_another_task_is_used_with_a_notice(network, caplog):
         (np.zeros((6, 8)), {"dtype": "nonsense"}, "integers or floats; got 'nonsense'"),
         (np.zeros((6, 8)), {"dtype": None}, "integers or floats; got None"),
         (np.zeros((6, 8)), {"dtype": bool}, "integers or floats"),
+        (np.zeros((6, 8)), {"dtype": "i,,"}, "integers or floats; got 'i,,'"),
+        (np.zeros((6, 8)), {"dtype": {"names": ["a"]}}, "integers or floats; got {'names': ['a']}"),
+        (np.zeros((6, 8), "M8[s]"), {}, "dtype datetime64[s]"),
+        (np.zeros((6, 8)), {"device": None}, "device is None; wanted auto, cpu"),
+        (np.zeros((6, 8)), {"tile": np.zeros((2, 2))}, "tile is 'auto', None or"),
+        (np.zeros((6, 8)), {"tile": np.array("auto")}, "tile is 'auto', None or"),
+        (np.zeros((6, 8)), {"halo": np.zeros((2, 2))}, "halo is 'exact' or"),
+        (np.zeros((6, 8)), {"precision": np.zeros((2, 2))}, "unknown precision"),
         (np.zeros((6, 8)), {"tile": 0}, "tile is 'auto', None or"),
         (np.zeros((6, 8)), {"tile": "big"}, "got 'big'"),
         (np.zeros((6, 8)), {"tile": 1.5}, "got 1.5"),
@@ -344,6 +352,12 @@ def test_wrong_arguments_are_told_in_one_line_before_any_work(network, image, ar
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         iter_restore(image, **arguments)
     assert "\n" not in str(caught.value)
+    assert not network.settings
+
+
+def test_a_progress_that_cannot_be_called_is_told_before_any_work(network):
+    with pytest.raises(ValueError, match="progress is a function of a RestoreEvent, or None; got 5"):
+        restore(np.zeros((6, 8)), model=network.model, progress=5)
     assert not network.settings
 
 

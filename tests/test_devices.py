@@ -46,7 +46,7 @@ def test_what_is_no_device_is_refused(name, no_gpu):
 
 @pytest.mark.parametrize("device", [None, 5, ["cpu"]])
 def test_a_device_is_a_string(device):
-    with pytest.raises(ValueError, match="device is .*; wanted auto, cpu"):
+    with pytest.raises(ValueError, match=r"device is .*; wanted auto, cpu"):
         devices.resolve_device(device)
 
 

@@ -102,7 +102,7 @@ def test_results_of_an_array_can_be_added_too(viewer, tiny_checkpoint, rainy):
     for wrong in (["mask"], "mask", ["noise", "mask"]):
         with pytest.raises(ValueError, match=r"unknown outputs \['mask'\]; there are background, "):
             restoration.add_to(viewer, outputs=wrong)
-    with pytest.raises(ValueError, match="outputs are names of background, .*; got 5"):
+    with pytest.raises(ValueError, match=r"outputs are names of background, .*; got 5"):
         restoration.add_to(viewer, outputs=5)
     with pytest.raises(ValueError, match="add_to takes a viewer; got None"):
         restoration.add_to(None)

@@ -45,7 +45,7 @@ def open_layer(layer: Any) -> tuple[NDArray[Any], Source]:
             raise ValueError(problem)
         layer = capture(layer)
     part = layer.data if layer.whole else layer.data[tuple(slice(*span) for span in layer.crop)]
-    pixels = np.asarray(part)
+    pixels = np.asanyarray(part)  # a mask is refused, not lost
     return pixels, replace(layer, checksum=_checksum(pixels))
 
 
@@ -53,7 +53,7 @@ def _checksum(pixels: NDArray[Any]) -> int:
     """Tell pixels from those that they become where a layer is changed in place; far quicker than the network."""
     found = 0
     for part in pixels:
-        found = zlib.crc32(np.ascontiguousarray(part).view(np.uint8), found)
+        found = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, found)
     return found
 
 
@@ -80,7 +80,9 @@ def add_restoration(
     if "residual" in outputs:
         image = source.read(range(source.frames)).reshape(source.shape)
         if source.checksum is not None and source.checksum != _checksum(image):
-            raise ValueError(f"the pixels of '{source.name}' have changed since, and the residual needs them as they were")
+            raise ValueError(
+                f"the pixels of '{source.name}' have changed since, and the residual needs them as they were"
+            )
         arrays["residual"] = conservation.residual(image, restoration.background, restoration.noise, rgb=placed.rgb)
     if source.rgb and axes[-1] == "channel":
         arrays = {name: np.moveaxis(array, -1, 0) for name, array in arrays.items()}
