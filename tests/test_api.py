@@ -472,3 +472,21 @@ def test_the_real_engine_counts_up_to_its_total(tiny_checkpoint, rainy):
         events = list(iter_restore(np.stack([rainy] * 2), model=tiny_checkpoint, tile=tile))
         total = events[-1].total
         assert [event.done for event in events] == [*range(1, total + 1), total]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_callers_error_state_changes_nothing(tiny_checkpoint, dtype):
+    """NumPy raises where a caller says so: digits lost on the way to a result are no error."""
+    image = sample((2, 17, 20), dtype)
+    if image.dtype.kind == "f":
+        image[0, :4] = np.finfo(dtype).tiny
+        image[0, 4:8] = np.finfo(dtype).max if dtype == "f2" else 1e30
+    settings = {"model": tiny_checkpoint, "precision": "float32"}
+    for kind in {image.dtype.str, "f2", "u1"}:
+        for wanted in ("auto", (0, 1e-40), (-5, 5e4)):
+            options = settings | {"dtype": kind, "intensity_range": wanted}
+            expected = restore(image, **options)
+            with np.errstate(all="raise"):
+                found = restore(image, **options)
+            for name in ("background", "noise", "noise_map", "coarse"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
