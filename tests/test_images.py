@@ -324,7 +324,7 @@ def test_contradictory_axes_are_refused(shape, axes, message):
         (np.float32(4), "2 axes; got shape ()"),
         (np.zeros((0, 5)), "no pixels: its shape is (0, 5)"),
         (np.zeros((5, 5, 0)), "no pixels"),
-        (Path("x.png"), "an image is an array; got the path PosixPath('x.png'): read the file first"),
+        (Path("x.png"), f"an image is an array; got the path {Path('x.png')!r}: read the file first"),
         ("x.png", "got the path 'x.png'"),
         ([[1, 2], [3]], "cannot read a list as an array of pixels: "),
         (torch.rand(9, 9, requires_grad=True), "cannot read a Tensor as an array of pixels: Can't call numpy()"),
