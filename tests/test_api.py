@@ -14,6 +14,7 @@ from napari_dmgn import inference, iter_restore, restore, zoo
 from napari_dmgn.api import iter_restore_into, job
 from napari_dmgn.checkpoint import CheckpointError
 from napari_dmgn.inference import plans
+from napari_dmgn.model.config import NetworkConfig
 
 DTYPES = ["u1", "i1", "<u2", ">u2", "i2", "u4", ">i4", "i8", "u8", "f2", "f4", ">f4", "f8"]
 LAYOUTS = [
@@ -49,7 +50,11 @@ class StandIn:
     """Takes the place of `iter_infer`: a network that gives back `change(batch)` in some windows."""
 
     windows = 3
-    model = SimpleNamespace(network=None, metadata=SimpleNamespace(name="stand-in", task="rain", sha256="0" * 64))
+    model = SimpleNamespace(
+        network=None,
+        config=NetworkConfig(),
+        metadata=SimpleNamespace(name="stand-in", task="rain", sha256="0" * 64),
+    )
 
     def __init__(self):
         self.change = lambda planes: planes
@@ -156,7 +161,7 @@ def test_there_is_no_float_copy_of_the_stack(network):
 
 def test_small_frames_pass_together(network, monkeypatch):
     image = sample((7, 6, 8), "u2")
-    monkeypatch.setattr(job, "_BATCH_PIXELS", 3 * 6 * 8 + 1)
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 3 * 16 * 16 + 1)  # padded
     network.change = lambda planes: planes / 2
     events = list(iter_restore(image, model=network.model))
     assert len(network.settings) == 3  # 3 + 3 + 1 frames
@@ -166,6 +171,13 @@ def test_small_frames_pass_together(network, monkeypatch):
     alone = restore(image, model=network.model)
     for name in ("background", "noise", "noise_map", "coarse"):
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+
+
+def test_tiny_frames_are_counted_as_the_network_pads_them(network, monkeypatch):
+    """A frame of one pixel takes the memory of 16x16, and a caller can stop in between."""
+    monkeypatch.setattr(job, "_BATCH_PIXELS", 1 << 17)
+    restore(np.zeros((1200, 1, 1), np.uint8), model=network.model)
+    assert len(network.settings) == 3  # 512 + 512 + 176 frames
 
 
 def test_results_go_into_given_arrays(network, tmp_path):
@@ -315,6 +327,14 @@ def test_a_model_of_another_task_is_used_with_a_notice(network, caplog):
         (np.zeros((6, 8)), {"dtype": "nonsense"}, "integers or floats; got 'nonsense'"),
         (np.zeros((6, 8)), {"dtype": None}, "integers or floats; got None"),
         (np.zeros((6, 8)), {"dtype": bool}, "integers or floats"),
+        (np.zeros((6, 8)), {"dtype": "i,,"}, "integers or floats; got 'i,,'"),
+        (np.zeros((6, 8)), {"dtype": {"names": ["a"]}}, "integers or floats; got {'names': ['a']}"),
+        (np.zeros((6, 8), "M8[s]"), {}, "dtype datetime64[s]"),
+        (np.zeros((6, 8)), {"device": None}, "device is None; wanted auto, cpu"),
+        (np.zeros((6, 8)), {"tile": np.zeros((2, 2))}, "tile is 'auto', None or"),
+        (np.zeros((6, 8)), {"tile": np.array("auto")}, "tile is 'auto', None or"),
+        (np.zeros((6, 8)), {"halo": np.zeros((2, 2))}, "halo is 'exact' or"),
+        (np.zeros((6, 8)), {"precision": np.zeros((2, 2))}, "unknown precision"),
         (np.zeros((6, 8)), {"tile": 0}, "tile is 'auto', None or"),
         (np.zeros((6, 8)), {"tile": "big"}, "got 'big'"),
         (np.zeros((6, 8)), {"tile": 1.5}, "got 1.5"),
@@ -332,6 +352,12 @@ def test_wrong_arguments_are_told_in_one_line_before_any_work(network, image, ar
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         iter_restore(image, **arguments)
     assert "\n" not in str(caught.value)
+    assert not network.settings
+
+
+def test_a_progress_that_cannot_be_called_is_told_before_any_work(network):
+    with pytest.raises(ValueError, match="progress is a function of a RestoreEvent, or None; got 5"):
+        restore(np.zeros((6, 8)), model=network.model, progress=5)
     assert not network.settings
 
 
@@ -446,3 +472,21 @@ def test_the_real_engine_counts_up_to_its_total(tiny_checkpoint, rainy):
         events = list(iter_restore(np.stack([rainy] * 2), model=tiny_checkpoint, tile=tile))
         total = events[-1].total
         assert [event.done for event in events] == [*range(1, total + 1), total]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_callers_error_state_changes_nothing(tiny_checkpoint, dtype):
+    """NumPy raises where a caller says so: digits lost on the way to a result are no error."""
+    image = sample((2, 17, 20), dtype)
+    if image.dtype.kind == "f":
+        image[0, :4] = np.finfo(dtype).tiny
+        image[0, 4:8] = np.finfo(dtype).max if dtype == "f2" else 1e30
+    settings = {"model": tiny_checkpoint, "precision": "float32"}
+    for kind in {image.dtype.str, "f2", "u1"}:
+        for wanted in ("auto", (0, 1e-40), (-5, 5e4)):
+            options = settings | {"dtype": kind, "intensity_range": wanted}
+            expected = restore(image, **options)
+            with np.errstate(all="raise"):
+                found = restore(image, **options)
+            for name in ("background", "noise", "noise_map", "coarse"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -164,6 +164,8 @@ def test_foreign_and_changed_metadata_are_refused(good, tmp_path):
         ({**metadata, "config": "[" * 100_000}, "broken metadata"),
         ({**metadata, "config": json.dumps({**config, "depth": 3})}, r"unknown network settings \['depth'\]"),
         ({**metadata, "config": json.dumps({**config, "width": 0})}, "network setting width is 0"),
+        ({**metadata, "config": json.dumps({**config, "width": 2**40})}, "network setting width is 1099511627776"),
+        ({**metadata, "config": json.dumps({**config, "head_levels": 5_000_000})}, "head_levels is 5000000"),
         ({**metadata, "config": json.dumps({**config, "branch_widths": 8})}, "branch_widths is 8"),
         ({**metadata, "task": "rain"}, "broken metadata"),
         ({**metadata, "task": "3"}, "task is no string"),
@@ -190,6 +192,8 @@ def test_broken_headers_are_refused(tmp_path):
         json.dumps({"a": {}}),
         json.dumps({"a": {**tensor, "shape": 1}}),
         json.dumps({"a": {**tensor, "shape": ["x"]}}),
+        '{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}',
         json.dumps({"a": {**tensor, "data_offsets": [0]}}),
         json.dumps({"a": {**tensor, "data_offsets": None}}),
         json.dumps({"__metadata__": None, "a": tensor}),
@@ -239,7 +243,7 @@ def test_tensors_that_do_not_fit_the_network_are_refused(good, tmp_path):
 def test_settings_of_a_network_of_terabytes_are_refused(good, tmp_path):
     tensors, metadata = good
     path = tmp_path / "model.safetensors"
-    config = {**json.loads(metadata["config"]), "width": 1_000_000}
+    config = {**json.loads(metadata["config"]), "width": 1 << 14}
     save_file(tensors, path, {**metadata, "config": json.dumps(config)})
     refused(path, "has shape .*, wanted|lacks")
 
@@ -266,6 +270,12 @@ def test_a_network_that_is_not_finite_is_not_saved(tiny_network, tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(CheckpointError, match=r"not saved: tensor head\.stem\.weight"):
         checkpoint.save(path, broken, task="rain", card={})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_task_that_is_no_string_is_not_saved(tiny_network, tmp_path):
+    with pytest.raises(ValueError, match="a model's task is a string; got None"):
+        checkpoint.save(tmp_path / "model.safetensors", tiny_network, task=None, card={})
     assert os.listdir(tmp_path) == []
 
 

@@ -44,6 +44,16 @@ def test_what_is_no_device_is_refused(name, no_gpu):
         devices.resolve_device(name)
 
 
+@pytest.mark.parametrize("device", [None, 5, ["cpu"]])
+def test_a_device_is_a_string(device):
+    with pytest.raises(ValueError, match=r"device is .*; wanted auto, cpu"):
+        devices.resolve_device(device)
+
+
+def test_the_first_cpu_is_the_cpu():
+    assert devices.resolve_device("cpu:0") == devices.resolve_device(torch.device("cpu")) == "cpu"
+
+
 @pytest.mark.parametrize("vendor", ["GenuineIntel", "AuthenticAMD"])
 @pytest.mark.parametrize("linux", [False, True])
 @pytest.mark.parametrize("avx512", [False, True])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from napari_dmgn.images import (
     Layout,
@@ -300,6 +301,9 @@ def test_the_guess_of_colours_counts_small_pictures():
         ((5, 7, 3), {"channel_axis": 1.5}, "whole number; got 1.5"),
         ((5, 7, 3), {"channel_axis": True}, "whole number; got True"),
         ((5, 7), {"channel_axis": 0}, "3 or more axes"),
+        ((5, 7, 3), {"rgb": "no"}, "rgb is True, False or None; got 'no'"),
+        ((5, 7, 3), {"rgb": 1}, "got 1"),
+        ((5, 7, 3), {"channel_axis": np.zeros((2, 2))}, "got array([[0., 0.], [0., 0.]])"),
     ],
 )
 def test_contradictory_axes_are_refused(shape, axes, message):
@@ -320,6 +324,12 @@ def test_contradictory_axes_are_refused(shape, axes, message):
         (np.float32(4), "2 axes; got shape ()"),
         (np.zeros((0, 5)), "no pixels: its shape is (0, 5)"),
         (np.zeros((5, 5, 0)), "no pixels"),
+        (Path("x.png"), f"an image is an array; got the path {Path('x.png')!r}: read the file first"),
+        ("x.png", "got the path 'x.png'"),
+        ([[1, 2], [3]], "cannot read a list as an array of pixels: "),
+        (torch.rand(9, 9, requires_grad=True), "cannot read a Tensor as an array of pixels: Can't call numpy()"),
+        (torch.zeros(9, 9, dtype=torch.bfloat16), "cannot read a Tensor as an array of pixels: Got unsupported"),
+        (np.ma.masked_less(np.arange(12.0).reshape(3, 4), 2), "an image's mask would be lost: fill its pixels first"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(image, message):
@@ -329,11 +339,20 @@ def test_arrays_that_are_no_images_are_refused(image, message):
 
 @pytest.mark.parametrize(
     "wanted",
-    ["full", (0,), (0, 1, 2), (1, 1), (2, 1), (0, np.nan), (0, np.inf), ("a", "b"), 5, None],
+    [
+        *("full", (0,), (0, 1, 2), (1, 1), (2, 1), (0, np.nan), (0, np.inf), ("a", "b"), 5, None),
+        *((0, 10**400), (0, [1]), (0, [[1], [2, 3]]), np.array([[0, 1], [2, 3]]), np.array([[0], [1]]), np.array(5)),
+    ],
 )
 def test_ranges_that_are_none_are_refused(wanted):
-    with pytest.raises(ValueError, match="intensity_range is 'auto', 'dtype' or two"):
+    with pytest.raises(ValueError, match="intensity_range is 'auto', 'dtype' or two") as caught:
         check_range(wanted)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_nothing_masked_is_no_mask():
+    assert type(check_image(np.ma.masked_less(np.ones((3, 4)), 0))) is np.ndarray
 
 
 def test_a_range_beyond_float32_is_refused():

@@ -729,3 +729,16 @@ def test_what_a_frozen_collector_passes_over_is_freed_where_memory_runs_out():
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("tile", [None, 16, "auto"])
+def test_a_callers_autocast_changes_nothing(attentive, dtype, precision, tile):
+    settings = {"device": "cpu", "precision": precision, "tile": tile}
+    batch = planes_of(40, 33)
+    expected = list(iter_infer(attentive, batch, **settings))[-1]
+    with torch.autocast("cpu", dtype):
+        found = list(iter_infer(attentive, batch, **settings))[-1]
+    for name in ("background", "coarse", "noise", "noise_map"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -55,6 +55,15 @@ def test_lazy_equals_in_memory_bit_for_bit(name, tile, tiny_checkpoint):
     assert_equal(lazy, dmgn.restore(image, **settings))
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+@pytest.mark.parametrize("axes", [{}, {"channel_axis": 0}, {"channel_axis": 2}])
+def test_chunks_of_length_zero(dtype, axes, tiny_checkpoint):
+    image = noise((2, 20, 18), dtype)
+    lazy = da.from_array(image, chunks=((0, 1, 0, 1), (0, 20, 0), (9, 0, 9)))
+    settings = SETTINGS | axes | {"model": tiny_checkpoint}
+    assert_equal(dmgn.restore_lazy(lazy, **settings), dmgn.restore(image, **settings))
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i2", ">u2", "i8", "f2", ">f4", "f8"])
 @pytest.mark.parametrize("wanted", ["auto", "dtype", (10.0, 900.0)])
 def test_every_type_and_range(dtype, wanted, tiny_checkpoint):
@@ -113,7 +122,7 @@ def test_nothing_is_read_or_loaded_before_it_is_computed(tiny_checkpoint, monkey
     def never(*_, **__):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("napari_dmgn.zoo.load_model", never)
+    monkeypatch.setattr("napari_dmgn.zoo._load", never)
     image = da.zeros((100_000, 100_000, 3), chunks=(10_000, 10_000, 3), dtype="u1").map_blocks(never, dtype="u1")
     lazy = dmgn.restore_lazy(image, model=tiny_checkpoint, **SETTINGS)
     assert lazy.background.shape == (100_000, 100_000, 3)
@@ -170,6 +179,9 @@ def test_a_worker_refuses_another_file_of_the_same_name(tiny_checkpoint, tmp_pat
         ({"halo": -1}, "halo is"),
         ({"precision": "half"}, "unknown precision"),
         ({"device": "abacus"}, "unknown device"),
+        ({"device": None}, "device is None; wanted auto, cpu"),
+        ({"device": 5}, "device is 5; wanted auto, cpu"),
+        ({"image": da.ma.masked_greater(da.ones((8, 8)), 3)}, "mask would be lost"),
         ({"intensity_range": (3, 1)}, "intensity_range is"),
         ({"channel_axis": 5, "image": da.zeros((2, 8, 8))}, "outside the 3 axes"),
         ({"dtype": "text"}, "dtype is"),

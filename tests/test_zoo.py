@@ -71,6 +71,15 @@ def test_users_folder_follows_the_environment(monkeypatch, tmp_path):
     assert zoo.models_folder().parts[-2:] == ("napari-dmgn", "models")
 
 
+def test_an_unknown_users_folder_is_one_that_does_not_exist(shipped, put, monkeypatch):
+    put(shipped / "rain.safetensors")
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", "~nobody-of-this-name/models")
+    assert [model.name for model in zoo.list_models()] == ["rain"]
+    assert zoo.load_model("rain").metadata.task == "rain"
+    with pytest.raises(CheckpointError, match=r"cannot read model file ~nobody-of-this-name/x\.safetensors: No such"):
+        zoo.find_model("~nobody-of-this-name/x.safetensors")
+
+
 def test_a_broken_file_is_left_out_and_named(shipped, mine, put, caplog):
     good = put(mine / "good.safetensors")
     broken = mine / "broken.safetensors"
@@ -144,17 +153,32 @@ def test_an_unknown_name_names_the_near_match(shipped, mine, put):
 
 def test_a_model_is_read_once_and_again_when_its_file_was_replaced(shipped, mine, put, tiny_network):
     path = put(mine / "mine.safetensors")
-    first = zoo.load_model("mine")
-    assert zoo.load_model("mine") is first
-    assert zoo.load_model(path) is first
+    first = zoo.shared_model("mine")
+    assert zoo.shared_model("mine") is first
+    assert zoo.shared_model(path) is first
     old = path.stat().st_mtime_ns
     put(path, name="another")
     os.utime(path, ns=(old + 10**7, old + 10**7))
-    second = zoo.load_model("mine")
+    second = zoo.shared_model("mine")
     assert second is not first
     assert second.metadata.name == "another"
     for name, tensor in second.network.state_dict().items():
         assert torch.equal(tensor, tiny_network.state_dict()[name])
+
+
+def test_what_is_done_to_a_loaded_model_changes_no_other(shipped, mine, put):
+    put(mine / "mine.safetensors", name="mine")
+    mine_own, before = zoo.load_model("mine"), zoo.load_model("mine").network.state_dict()
+    assert mine_own.network.refiner.out.weight.is_contiguous(memory_format=torch.channels_last)
+    mine_own.network.double()
+    for parameter in mine_own.network.parameters():
+        parameter.data.mul_(2)
+    mine_own.metadata.card["name"] = "other"
+    for again in (zoo.load_model("mine"), zoo.shared_model("mine")):
+        assert again.metadata.card == {"name": "mine"}
+        for name, tensor in again.network.state_dict().items():
+            assert tensor.dtype == torch.float32
+            assert torch.equal(tensor, before[name])
 
 
 def test_a_file_replaced_by_a_broken_one_is_refused(shipped, mine, put):

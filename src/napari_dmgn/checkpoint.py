@@ -92,7 +92,7 @@ def read_header(path: str | Path) -> Header:
         metadata = content.pop("__metadata__", {})
         tensors = {name: (str(t["dtype"]), tuple(int(n) for n in t["shape"])) for name, t in content.items()}
         end = max((int(t["data_offsets"][1]) for t in content.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a safetensors file: its header is broken") from error
     if size != 8 + length + end:
         wrong = "truncated" if size < 8 + length + end else "longer than its header says"
@@ -206,11 +206,15 @@ def save(path: str | Path, network: DMGN, *, task: str, card: Mapping[str, Any])
     ------
     CheckpointError
         A weight is not finite.
+    ValueError
+        The task is no string.
     OSError
         The file cannot be written.
     """
     import torch
 
+    if not isinstance(task, str):
+        raise ValueError(f"a model's task is a string; got {task!r}")
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():

@@ -26,6 +26,8 @@ def resolve_device(device: str = "auto") -> str:
     """
     import torch
 
+    if not isinstance(device, (str, torch.device)):
+        raise ValueError(f"device is {_in_a_line(device)}; wanted auto, cpu, cuda, cuda:N or mps")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -38,7 +40,7 @@ def resolve_device(device: str = "auto") -> str:
         raise ValueError("device 'mps' is not there")
     if parsed.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"unsupported device {device!r}; wanted auto, cpu, cuda, cuda:N or mps")
-    return str(parsed)
+    return "cpu" if parsed.type == "cpu" else str(parsed)  # cpu:0 is the same one
 
 
 def resolve_precision(precision: str, device: str) -> str:
@@ -52,11 +54,15 @@ def resolve_precision(precision: str, device: str) -> str:
     ValueError
         Not a precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {_in_a_line(precision)}; wanted one of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
     return "bf16" if _has_bf16(device) else "float32"
+
+
+def _in_a_line(value: object) -> str:
+    return " ".join(repr(value).split())
 
 
 def _has_bf16(device: str) -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_dmgn.model.vgg import Vgg19
+from napari_dmgn.paths import expanded
 
 __all__ = ["DistilledFeatures", "Features", "VggFeatures", "load_features"]
 
@@ -114,7 +115,7 @@ def load_features(path: str | Path) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

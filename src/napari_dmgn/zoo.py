@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import logging
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_dmgn import checkpoint
 from napari_dmgn.checkpoint import CheckpointError
+from napari_dmgn.paths import expanded
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -26,6 +28,7 @@ __all__ = [
     "list_models",
     "load_model",
     "models_folder",
+    "shared_model",
 ]
 
 log = logging.getLogger(__name__)
@@ -70,7 +73,7 @@ class ModelInfo:
 def models_folder() -> Path:
     """Return the user's models folder: $NAPARI_DMGN_MODELS, or the platform's place for user data."""
     if chosen := os.environ.get("NAPARI_DMGN_MODELS"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("napari-dmgn", appauthor=False)) / "models"
@@ -149,7 +152,7 @@ def find_model(name: str | Path) -> ModelInfo:
     """
     text = str(name)
     if isinstance(name, Path) or text.endswith(".safetensors") or os.sep in text:
-        path = Path(name).expanduser()
+        path = expanded(name)
         return _info(path, shipped=path.resolve().parent == _shipped_folder())
     models = list_models()
     if text in TASKS:
@@ -178,6 +181,9 @@ def find_model(name: str | Path) -> ModelInfo:
 def load_model(name: str | Path, device: str = "cpu") -> Model:
     """Load a model by task, name or path; a file loaded before is not read again.
 
+    What is done to it changes no other: `restore` by a task, a name or a path has the model as its file has it. The
+    sha256 in the provenance of a changed one is still that of the file that it came from.
+
     Parameters
     ----------
     name : str or Path
@@ -192,6 +198,11 @@ def load_model(name: str | Path, device: str = "cpu") -> Model:
     CheckpointError
         The file is broken.
     """
+    return copy.deepcopy(shared_model(name, device))
+
+
+def shared_model(name: str | Path, device: str = "cpu") -> Model:
+    """Load a model as `load_model` does, but without a copy: all who ask share it, and none may change it."""
     from napari_dmgn.devices import resolve_device
 
     path = find_model(name).path.resolve()
@@ -201,7 +212,7 @@ def load_model(name: str | Path, device: str = "cpu") -> Model:
 
 
 def forget_models() -> None:
-    """Free the memory of the models that `load_model` keeps."""
+    """Free the memory of the models that are kept from one restoration to the next."""
     _load.cache_clear()
 
 

@@ -49,7 +49,7 @@ def test_folders_without_pictures_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(ValueError, match="has no picture"):
         find_pictures(tmp_path)
-    for missing in (tmp_path / "none", tmp_path / "notes.txt"):
+    for missing in (tmp_path / "none", tmp_path / "notes.txt", "~nobody-of-this-name/pictures"):
         with pytest.raises(ValueError, match=f"data folder {missing} does not exist"):
             find_pictures(missing)
 

@@ -120,6 +120,19 @@ def test_each_wrong_value_is_refused_by_name(name, values):
             NetworkConfig(**{name: value})
 
 
+def test_a_network_without_end_is_refused_at_once():
+    counts = ("trunk_stride", "width", "head_levels", "bottleneck_cells", "mask_reduction", "attention_convolutions")
+    for name in counts:
+        for value in (2**20, 2**40, 10**30):
+            with pytest.raises(ValueError, match=f"network setting {name} is .*; wanted an integer from 1 to"):
+                NetworkConfig(**{name: value})
+    for name in ("branch_widths", "refine_dilations"):
+        for values in ((2**20,), (1,) * 1000):
+            with pytest.raises(ValueError, match=f"network setting {name} is .*; wanted a list of up to") as caught:
+                NetworkConfig(**{name: values})
+            assert len(str(caught.value)) < 200
+
+
 def test_unknown_settings_are_refused_by_name():
     with pytest.raises(ValueError, match=r"unknown network settings \['depth', 'widht'\]; known are"):
         NetworkConfig.from_dict({"widht": 8, "width": 8, "depth": 3})

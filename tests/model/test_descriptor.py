@@ -1,5 +1,6 @@
 """The loaded model states what it takes."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,3 +33,26 @@ def test_model_is_its_network(model, tiny_network):
 def test_wrong_batches_are_refused(model, batch, message):
     with pytest.raises(ValueError, match=message):
         model(batch)
+
+
+def test_what_is_no_tensor_is_refused(model):
+    with pytest.raises(ValueError, match="batch is a ndarray; wanted a float tensor"):
+        model(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_every_float_type_is_computed_in_the_networks(model, dtype):
+    batch = torch.rand((1, 3, 9, 13), generator=torch.Generator().manual_seed(0)).to(dtype)
+    background = model(batch).background
+    assert background.dtype == torch.float32
+    assert torch.equal(background, model(batch.float()).background)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_callers_autocast_changes_nothing(model, dtype):
+    batch = torch.rand((1, 3, 9, 13), generator=torch.Generator().manual_seed(0))
+    expected = model(batch).background
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(model(batch).background, expected)

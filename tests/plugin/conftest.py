@@ -158,7 +158,7 @@ def fake_restore(monkeypatch):
 
     fake = FakeRestore(api)
     monkeypatch.setattr(api, "iter_restore", fake)
-    monkeypatch.setattr(zoo, "load_model", lambda *_, **__: None)
+    monkeypatch.setattr(zoo, "shared_model", lambda *_, **__: None)
     yield fake
     fake.release(1000)
 

@@ -174,7 +174,7 @@ def test_nothing_done_leaves_no_folder(request_of, stack, tmp_path, monkeypatch,
     elif end == "unreadable":
         from napari_dmgn import zoo
 
-        monkeypatch.setattr(zoo, "load_model", fail)
+        monkeypatch.setattr(zoo, "shared_model", fail)
     stop = []
     events = run(request, lambda: bool(stop))
     if end == "quit":

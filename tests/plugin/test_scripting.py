@@ -43,6 +43,42 @@ def test_three_gray_frames_are_no_colours(viewer, tiny_checkpoint):
     assert dmgn.restore(layer, model=tiny_checkpoint, **ENGINE).noise_map.shape == (5, 9, 3)
 
 
+@pytest.mark.parametrize("frames", [(), (2,)])
+def test_colours_restored_as_channels_lead_and_lie_on_the_layer(viewer, tiny_checkpoint, rainy, frames):
+    image = np.broadcast_to(rainy[:40, :50], (*frames, 40, 50, 3)).copy()
+    n = len(frames) + 2
+    placed = {**PLACED, "affine": [[1, 0.2, 3], [0, 1.5, 4], [0, 0, 1]]} if not frames else {"scale": (3, 0.5, 2)}
+    layer = viewer.add_image(image, rgb=True, **placed)
+    restoration = dmgn.restore(layer, model=tiny_checkpoint, channel_axis=n, **ENGINE)
+    outputs = ("background", "noise", "noise_map", "coarse", "residual")
+    for entry in restoration.add_to(viewer, outputs):
+        assert not entry.rgb
+        assert entry.data.shape == (3, *image.shape[:-1])
+        for corner in np.ndindex(*(2,) * n):
+            point = np.multiply(corner, np.array(image.shape[:-1]) - 1)
+            world = entry.data_to_world((2, *point))
+            np.testing.assert_allclose(world, (2, *layer.data_to_world(point)), atol=1e-6)
+    np.testing.assert_array_equal(np.moveaxis(viewer.layers[-1].data, 0, -1), restoration.background)
+
+
+def test_the_axes_are_those_of_the_call(viewer, tiny_checkpoint, rainy):
+    outputs = ("background", "noise", "noise_map", "coarse", "residual")
+    colours = viewer.add_image(rainy[:9, :20], rgb=True, **PLACED)
+    for entry in dmgn.restore(colours, model=tiny_checkpoint, rgb=False, **ENGINE).add_to(viewer, outputs):
+        assert (entry.rgb, entry.data.shape) == (False, (9, 20, 3))
+        np.testing.assert_allclose(entry.data_to_world((4, 5, 2)), (*colours.data_to_world((4, 5)), 2), atol=1e-6)
+    turned = np.eye(3)
+    turned[:2, :2] = [[0, -1], [1, 0]]
+    placed = {"scale": (2, 3, 7), "translate": (1, 2, 3), "rotate": turned, "shear": (0.5, 0, 0)}
+    gray = viewer.add_image(rainy[:9, :20], rgb=False, units=("um", "um", "s"), **placed)
+    added = dmgn.restore(gray, model=tiny_checkpoint, rgb=True, **ENGINE).add_to(viewer, outputs)
+    assert (added[-1].rgb, added[-1].data.shape) == (True, (9, 20, 3))
+    for entry in added:
+        assert entry.ndim == 2
+        np.testing.assert_allclose(entry.data_to_world((4, 5)), gray.data_to_world((4, 5, 0))[:2], atol=1e-6)
+        assert [str(unit) for unit in entry.units] == ["micrometer", "micrometer"]
+
+
 def test_pyramids_and_lazy_layers(viewer, tiny_checkpoint, rainy):
     da = pytest.importorskip("dask.array")
     gray = rainy[..., 0]
@@ -63,8 +99,44 @@ def test_results_of_an_array_can_be_added_too(viewer, tiny_checkpoint, rainy):
     assert restoration.add_to(viewer)[-1].data.shape == rainy.shape
     with pytest.raises(ValueError, match="residual needs the input"):
         restoration.add_to(viewer, outputs=["residual"])
-    with pytest.raises(ValueError, match=r"unknown outputs \['mask'\]"):
-        restoration.add_to(viewer, outputs=["mask"])
+    for wrong in (["mask"], "mask", ["noise", "mask"]):
+        with pytest.raises(ValueError, match=r"unknown outputs \['mask'\]; there are background, "):
+            restoration.add_to(viewer, outputs=wrong)
+    with pytest.raises(ValueError, match=r"outputs are names of background, .*; got 5"):
+        restoration.add_to(viewer, outputs=5)
+    with pytest.raises(ValueError, match="add_to takes a viewer; got None"):
+        restoration.add_to(None)
+    (one,) = restoration.add_to(viewer, "background")
+    assert one.data.shape == rainy.shape
+    assert len(restoration.add_to(viewer, None)) == 3
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_residual_is_of_what_was_restored_or_refused(viewer, tiny_checkpoint, rainy, colours):
+    layer = viewer.add_image(np.array(rainy[..., ::-1] if colours else rainy[::2, ::-2, 0]), rgb=colours, name="street")
+    part = capture(layer, crop=((0, 40), (8, 30)))
+    restorations = [dmgn.restore(each, model=tiny_checkpoint, **ENGINE) for each in (layer, part)]
+    for restoration in restorations:
+        restoration.add_to(viewer, "residual")
+    layer.data[:] = 0
+    count = len(viewer.layers)
+    for restoration in restorations:
+        with pytest.raises(ValueError, match="the pixels of 'street' have changed since"):
+            restoration.add_to(viewer, ("background", "residual"))
+        assert len(viewer.layers) == count
+        restoration.add_to(viewer, "background")
+        count += 1
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i8", "f4", "f8"])
+def test_results_of_pictures_of_one_value_can_be_added(viewer, tiny_checkpoint, dtype):
+    info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(dtype)
+    for value in (0, 1, 7, 1e12, -1e12, 1e30, info.min, info.max):
+        if info.min <= value <= info.max:
+            restoration = dmgn.restore(np.full((9, 9), value, dtype), model=tiny_checkpoint, **ENGINE)
+            low, high = restoration.add_to(viewer)[-1].contrast_limits
+            assert low < high
+            assert abs(value) > 1e38 or np.float32(low) < np.float32(high)
 
 
 @pytest.mark.parametrize("crop", [None, ((0, 2), (5, 50), (8, 70))])

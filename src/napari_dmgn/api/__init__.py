@@ -40,8 +40,9 @@ def restore(
     Parameters
     ----------
     image : (..., H, W) or (..., H, W, 3 or 4) integers or floats
-        Leading axes are frames, restored one by one. Never changed. Or an image layer of a viewer:
-        its pixels (of several levels the finest) are read into memory.
+        Leading axes are frames, restored one by one. Never changed. Masked pixels are refused: fill
+        them, with NaN where they are to be left out. Or an image layer of a viewer: its pixels (of
+        several levels the finest) are read into memory.
     task : what to remove: rain, haze or reflection
     model : a model's name, a checkpoint file or a loaded model; None takes the task's own
     channel_axis : axis of channels that are restored each on its own
@@ -59,18 +60,21 @@ def restore(
         `halo_error` is the largest difference, in units of the range, seen at three windows
     masks : also return the masks of the deep-masking cells
     dtype : type of the background; values are rounded and saturated, not rescaled
+        As integers NaN is 0, and infinite pixels are the type's limits.
     progress : called with a `RestoreEvent` after every step: a window or strip, in each of two phases
 
     Returns
     -------
     Restoration
-        NaN and infinite pixels stay as they were in `background` and are 0 in `noise`.
+        NaN and infinite pixels stay as they were in `background`, of floats, and are 0 in `noise`.
 
     Raises
     ------
     ValueError
         If an argument cannot be served. It names the value seen and the value wanted.
     """
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress is a function of a RestoreEvent, or None; got {progress!r}")
     events = iter_restore(
         image,
         task,

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from napari_dmgn import zoo
 from napari_dmgn.devices import resolve_device, resolve_precision
+from napari_dmgn.images import brief
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -25,7 +26,7 @@ def check_task(task: object) -> str:
         return task
     near = difflib.get_close_matches(str(task), zoo.TASKS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown task {task!r}; {hint}The tasks are {', '.join(zoo.TASKS)}")
+    raise ValueError(f"unknown task {brief(task)}; {hint}The tasks are {', '.join(zoo.TASKS)}")
 
 
 def check_dtype(wanted: npt.DTypeLike, own: np.dtype[Any]) -> np.dtype[Any]:
@@ -34,22 +35,26 @@ def check_dtype(wanted: npt.DTypeLike, own: np.dtype[Any]) -> np.dtype[Any]:
         return own
     try:
         dtype = np.dtype(wanted)
-    except TypeError:
+    except (SyntaxError, TypeError, ValueError):  # NumPy parses text
         dtype = np.dtype(object)
     if wanted is None or dtype.kind not in "iuf":
-        raise ValueError(f"dtype is 'same' or a type of integers or floats; got {wanted!r}")
+        raise ValueError(f"dtype is 'same' or a type of integers or floats; got {brief(wanted)}")
     return dtype
 
 
 def check_engine(device: str, precision: str, tile: object, halo: object) -> str:
     """Check the settings of the engine and return the device that they mean here."""
-    if not (tile is None or tile == "auto" or _is_whole(tile, 1)):
-        raise ValueError(f"tile is 'auto', None or a whole number of pixels >= 1; got {tile!r}")
-    if not (halo == "exact" or _is_whole(halo, 0)):
-        raise ValueError(f"halo is 'exact' or a whole number of pixels >= 0; got {halo!r}")
+    if not (tile is None or _is_word(tile, "auto") or _is_whole(tile, 1)):
+        raise ValueError(f"tile is 'auto', None or a whole number of pixels >= 1; got {brief(tile)}")
+    if not (_is_word(halo, "exact") or _is_whole(halo, 0)):
+        raise ValueError(f"halo is 'exact' or a whole number of pixels >= 0; got {brief(halo)}")
     resolved = resolve_device(device)
     resolve_precision(precision, resolved)
     return resolved
+
+
+def _is_word(value: object, word: str) -> bool:
+    return isinstance(value, str) and value == word  # an array would compare its entries
 
 
 def _is_whole(value: object, least: int) -> bool:
@@ -66,7 +71,7 @@ def find_source(model: object, task: str) -> "zoo.ModelInfo | Model":
         _tell_other_task(loaded.metadata.name, loaded.metadata.task, task)
         return loaded
     if not isinstance(model, (str, Path)):
-        raise ValueError(f"model is a name, a checkpoint file or a Model; got {model!r}")
+        raise ValueError(f"model is a name, a checkpoint file or a Model; got {brief(model)}")
     info = zoo.find_model(model)
     _tell_other_task(info.name, info.task, task)
     return info

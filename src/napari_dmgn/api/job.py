@@ -15,6 +15,7 @@ from napari_dmgn.images import Array, FloatArray, IntensityRange, Layout, Pictur
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Part
+    from napari_dmgn.model.config import NetworkConfig
     from napari_dmgn.model.descriptor import Model
 
 __all__ = ["Job", "batches"]
@@ -26,9 +27,9 @@ _BATCH_PIXELS = 1 << 17
 _PUT_PIXELS = 1 << 19
 
 
-def batches(layout: Layout) -> list[range]:
+def batches(layout: Layout, config: "NetworkConfig") -> list[range]:
     """Return the frames that pass the network together: small ones, which alone would keep it waiting."""
-    rows, columns = layout.frame_shape
+    rows, columns = config.working_size(*layout.frame_shape)  # a frame of one pixel takes as much as one of 16x16
     count = max(1, _BATCH_PIXELS // (rows * columns))
     frames = range(layout.frames)
     return [frames[start : start + count] for start in range(0, len(frames), count)]
@@ -57,7 +58,7 @@ class Job:
         ranges = find_ranges(self.image, self.layout, self.wanted_range)
         results = self.results
         reports: list[dict[str, Any]] = []
-        together = batches(self.layout)
+        together = batches(self.layout, model.config)
         steps = 0
         with reused():  # from batch to batch, too
             for number, indices in enumerate(together):
@@ -80,7 +81,7 @@ class Job:
 
     def _load_model(self) -> "Model":
         if isinstance(self.source, zoo.ModelInfo):
-            return zoo.load_model(self.source.path, device=self.device)
+            return zoo.shared_model(self.source.path, device=self.device)
         return self.source
 
     def _infer(

@@ -5,8 +5,8 @@ from typing import Any
 
 __all__ = ["is_layer", "layers_of_viewers"]
 
-# Attributes of a layer, and of a part of one; no array has them.
-_LAYER_MARKS = (("data", "affine", "axis_labels"), ("data", "placement", "crop"))
+# Attributes of a layer, and of a part of one; no array has them. `data` comes last: that of an array of dates raises.
+_LAYER_MARKS = (("affine", "axis_labels", "data"), ("placement", "crop", "data"))
 
 
 def is_layer(image: object) -> bool:

@@ -38,7 +38,7 @@ class Restoration:
     masks: dict[str, npt.NDArray[np.float32]] | None = None
     source: Any = field(default=None, repr=False, compare=False)
 
-    def add_to(self, viewer: Any, outputs: Collection[str] = ("background", "noise", "noise_map")) -> list[Any]:
+    def add_to(self, viewer: Any, outputs: str | Collection[str] = ("background", "noise", "noise_map")) -> list[Any]:
         """Add the results to a viewer as layers, the background on top, and return them.
 
         Results of a layer lie where it lay when it was restored.
@@ -47,11 +47,12 @@ class Restoration:
         ----------
         viewer : the viewer whose layers `restore` takes
         outputs : of background, noise, noise_map, coarse and, where a layer was restored, residual
+            The input is not kept: the residual reads the layer's pixels anew.
 
         Raises
         ------
         ValueError
-            If an output is none of these.
+            If an output is none of these, or the pixels that the residual needs have changed since.
         """
         layers: list[Any] = layers_of_viewers().add_restoration(self, self.source, viewer, outputs)
         return layers

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from napari_dmgn import images
 from napari_dmgn.files import IMAGE_SUFFIXES, ImageFile, read_image
+from napari_dmgn.paths import expanded
 
 __all__ = ["SUFFIXES", "Picture", "array_pictures", "find_pictures", "pair_pictures", "read_pictures"]
 
@@ -79,7 +80,7 @@ def find_pictures(folder: str | Path) -> list[Path]:
     ValueError
         The folder is missing or has no picture.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise ValueError(f"data folder {folder} does not exist")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())

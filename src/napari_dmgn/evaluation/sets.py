@@ -15,6 +15,7 @@ from napari_dmgn.evaluation.layouts import Benchmark, find_pairs, pictures_by_st
 from napari_dmgn.evaluation.reading import read_hdf5, read_picture
 from napari_dmgn.files import IMAGE_SUFFIXES
 from napari_dmgn.metrics import PROTOCOL_OF_TASK, find_protocol
+from napari_dmgn.paths import expanded
 from napari_dmgn.zoo import TASKS
 
 __all__ = [
@@ -121,7 +122,7 @@ def benchmark_set(root: str | Path, name: str | None = None, *, task: str | None
     ValueError
         The folder, or a pair in it, is missing, or the name is unknown.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     benchmark = find_benchmark(name) if name else guess_benchmark(root.resolve().name)
     if benchmark is None:
         task = task or "rain"

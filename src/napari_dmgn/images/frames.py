@@ -100,6 +100,10 @@ class Picture:
 
         Values outside low..high are clipped. NaN and infinite pixels are filled from their neighbours.
         """
+        with np.errstate(all="ignore"):  # digits lost on the way are no error, whatever the caller's state says
+            return self._part(rows, columns)
+
+    def _part(self, rows: slice, columns: slice) -> Frame:
         part = self._read(rows, columns)
         if part.bad is None:
             return part
@@ -163,9 +167,8 @@ def _scaled(values: Array, low: float, high: float) -> FloatArray:
     else:
         for channel in range(values.shape[-1]):
             scaled = values[..., channel].astype(_working_type(values.dtype))
-            with np.errstate(over="ignore", invalid="ignore"):
-                scaled -= low
-                scaled /= span
+            scaled -= low
+            scaled /= span
             np.clip(scaled, 0, 1, out=planes[0, channel], casting="same_kind")
     if values.shape[-1] == 1:
         planes[0, 1:] = planes[0, 0]  # one channel repeated

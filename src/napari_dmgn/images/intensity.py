@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_dmgn.images.layout import Array, Layout, split_alpha
+from napari_dmgn.images.words import brief
 
 _BLOCK = 1 << 22
 
@@ -20,17 +21,21 @@ def check_range(wanted: object) -> IntensityRange:
             return "auto"
         if wanted == "dtype":
             return "dtype"
-    elif isinstance(wanted, (tuple, list, np.ndarray)) and len(wanted) == 2:
-        try:
-            low, high = float(wanted[0]), float(wanted[1])
-        except (TypeError, ValueError):
-            pass
-        else:
-            if math.isfinite(low) and math.isfinite(high) and low < high:
-                return _check_span(low, high)
+    elif isinstance(wanted, (tuple, list, np.ndarray)):
+        low, high = _two_numbers(wanted)
+        if math.isfinite(low) and math.isfinite(high) and low < high:
+            return _check_span(low, high)
     raise ValueError(
-        f"intensity_range is 'auto', 'dtype' or two finite numbers (low, high) with low < high; got {wanted!r}"
+        f"intensity_range is 'auto', 'dtype' or two finite numbers (low, high) with low < high; got {brief(wanted)}"
     )
+
+
+def _two_numbers(values: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(value) if np.ndim(value) == 0 else math.nan for value in values)
+    except (OverflowError, TypeError, ValueError):
+        return math.nan, math.nan
+    return low, high
 
 
 def _check_span(low: float, high: float) -> tuple[float, float]:
@@ -69,6 +74,8 @@ def find_ranges(image: Array, layout: Layout, wanted: IntensityRange = "auto") -
 
 
 def _extremes(values: Array) -> tuple[float, float]:
+    if values.size == 0:  # a chunk of length zero
+        return math.inf, -math.inf
     if values.dtype.kind != "f":
         return float(values.min()), float(values.max())
     finite = np.isfinite(values)

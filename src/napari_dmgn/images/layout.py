@@ -1,11 +1,14 @@
 """Which axes of an array are frames, channels, rows, columns and colours."""
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from napari_dmgn.images.words import brief
 
 Array = npt.NDArray[Any]
 
@@ -94,7 +97,15 @@ def split_alpha(frame: Array, rgb: bool) -> tuple[Array, Array | None]:
 
 def check_image(image: npt.ArrayLike) -> Array:
     """Return the image as an array of numbers that can be restored; ValueError otherwise."""
-    array = np.asarray(image)
+    if isinstance(image, (str, bytes, os.PathLike)):
+        raise ValueError(f"an image is an array; got the path {image!r}: read the file first")
+    if np.ma.is_masked(image):
+        raise ValueError("an image's mask would be lost: fill its pixels first, with NaN where they are to be left out")
+    try:
+        array = np.asarray(image)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor that requires a gradient, say
+        reason = (str(error).splitlines() or ["it does not say why"])[0]
+        raise ValueError(f"cannot read a {type(image).__name__} as an array of pixels: {reason}") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"cannot restore an image of dtype {array.dtype}; wanted integers or floats")
     if array.ndim < 2:
@@ -123,6 +134,8 @@ def read_layout(shape: tuple[int, ...], *, channel_axis: int | None = None, rgb:
     ValueError
         If the axes contradict the shape or each other, or if five or more axes are left unnamed.
     """
+    if rgb is not None and not isinstance(rgb, (bool, np.bool_)):
+        raise ValueError(f"rgb is True, False or None; got {brief(rgb)}")
     if channel_axis is not None:
         if rgb:
             raise ValueError("give either rgb=True or channel_axis, not both")
@@ -144,7 +157,7 @@ def read_layout(shape: tuple[int, ...], *, channel_axis: int | None = None, rgb:
 
 def _check_axis(axis: object, ndim: int) -> int:
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise ValueError(f"channel_axis is a whole number; got {axis!r}")
+        raise ValueError(f"channel_axis is a whole number; got {brief(axis)}")
     if not -ndim <= axis < ndim:
         raise ValueError(f"channel_axis {axis} is outside the {ndim} axes of the image")
     return int(axis) % ndim

@@ -92,17 +92,18 @@ class Results:
         rows, columns : where the part lies
         """
         place = self._layout.place(index, rows, columns)
-        if self._out["background"] is not None:
-            pixels, clipped = frame.restored(background, self._out["background"].dtype)
-            self._put_restored("background", place, frame, pixels)
-            self.clipped_pixels += clipped
-        if self._out["coarse"] is not None:
-            self._put_restored("coarse", place, frame, frame.restored(coarse, self._out["coarse"].dtype)[0])
-        if self._out["noise"] is not None:
-            noise_pixels = frame.noise(noise)
-            self._out["noise"][place] = noise_pixels if self._layout.rgb else noise_pixels[..., 0]
-        if self._out["noise_map"] is not None:
-            self._out["noise_map"][place] = frame.noise_map(noise_map)
+        with np.errstate(all="ignore"):  # as in `Picture.part`
+            if self._out["background"] is not None:
+                pixels, clipped = frame.restored(background, self._out["background"].dtype)
+                self._put_restored("background", place, frame, pixels)
+                self.clipped_pixels += clipped
+            if self._out["coarse"] is not None:
+                self._put_restored("coarse", place, frame, frame.restored(coarse, self._out["coarse"].dtype)[0])
+            if self._out["noise"] is not None:
+                noise_pixels = frame.noise(noise)
+                self._out["noise"][place] = noise_pixels if self._layout.rgb else noise_pixels[..., 0]
+            if self._out["noise_map"] is not None:
+                self._out["noise_map"][place] = frame.noise_map(noise_map)
         if frame.bad is not None:
             self.nonfinite_pixels += int(frame.bad.any(axis=-1).sum())
         for name, mask in (masks or {}).items():

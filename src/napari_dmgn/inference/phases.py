@@ -127,12 +127,15 @@ def gains(model: Model, sums: WindowSums | Iterable[WindowSums]) -> Gains:
         first, *others = sums
         sums = sum(others, first)
     network = model.network
-    mean = torch.from_numpy((sums.responses / sums.positions).astype(np.float32))
-    with torch.inference_mode():  # a few numbers: float32 costs nothing
-        found = network.attention(mean.to(next(network.parameters()).device))
+    mean = torch.from_numpy(sums.responses / sums.positions).float()
+    device = next(network.parameters()).device
+    # A few numbers: float32 costs nothing, also where the caller has an autocast of their own.
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        found = network.attention(mean.to(device))
     map_range = None
     if sums.map_total is not None and sums.map_peak is not None:
-        map_range = (sums.map_total / sums.pixels).astype(np.float32), sums.map_peak.astype(np.float32)
+        with np.errstate(under="ignore"):
+            map_range = (sums.map_total / sums.pixels).astype(np.float32), sums.map_peak.astype(np.float32)
     return Gains(channels=tuple(g.cpu().numpy() for g in found), map_range=map_range)
 
 

@@ -125,6 +125,8 @@ def _checked(image: object) -> da.Array:
         raise ModuleNotFoundError(message, name=error.name) from None
     if not isinstance(image, da.Array):
         raise ValueError(f"restore_lazy takes a Dask array; got {type(image).__name__} (for others there is restore)")
+    if isinstance(image._meta, np.ma.MaskedArray):
+        raise ValueError("an image's mask would be lost: fill its pixels first (dask.array.ma.filled)")
     if any(np.isnan(n) for n in image.shape):
         raise ValueError(f"the Dask array's shape is not known: {image.shape}; call its compute_chunk_sizes() first")
     return image

@@ -72,7 +72,7 @@ def _load(source: ModelSource, device: str) -> Model:
     for name in (source.path, source.name):
         try:
             if zoo.find_model(name).sha256 == source.sha256:
-                return zoo.load_model(name, device)
+                return zoo.shared_model(name, device)
         except (ValueError, OSError):
             continue
     raise ValueError(

@@ -60,7 +60,7 @@ class Volume:
     @property
     def batches(self) -> list[range]:
         """Frames that pass the network together, as in `restore`: small ones are faster so."""
-        return batches(self.layout)
+        return batches(self.layout, self.recipe.config)
 
     def warn(self) -> None:
         """Log what the results will not be, which the provenance has as fallbacks."""
@@ -129,7 +129,7 @@ def describe(
         "precision": precision,
         "tile": cut.tile,
         "halo": cut.halo,
-        "windows": len(batches(layout)) * len(cut.rows) * len(cut.columns),
+        "windows": len(batches(layout, chosen.config)) * len(cut.rows) * len(cut.columns),
         "fallbacks": [] if chosen.config.exact_tiles or cut.tile is None else [_APPROXIMATE],
         "shape": list(shape),
         "dtype": own.str,
@@ -152,7 +152,7 @@ def _device_here(device: str) -> str:
     try:
         return resolve_device(device)
     except ValueError:
-        if device.split(":")[0] not in ("cuda", "mps"):
+        if not isinstance(device, str) or device.split(":")[0] not in ("cuda", "mps"):
             raise
         return "cpu"
 

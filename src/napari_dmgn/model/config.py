@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -22,6 +23,19 @@ _CHOICES = {
     "padding": ("zeros", "reflect"),
     "separator_on": ("features", "hidden"),
 }
+# Far above every network that is of use. Beyond, sizes are no integers of a machine any more, and there is no end to
+# assembling what a broken or malicious file asks for.
+_MOST = {
+    "trunk_stride": 64,
+    "width": 1 << 14,
+    "head_levels": 12,
+    "branch_widths": 1 << 14,
+    "bottleneck_cells": 128,
+    "refine_dilations": 1 << 10,
+    "mask_reduction": 1 << 14,
+    "attention_convolutions": 64,
+}
+_MOST_ENTRIES = {"branch_widths": 12, "refine_dilations": 128}
 # A switch, and the one that it needs.
 _NEEDS = {
     "noise_map": "noise_branch",
@@ -124,13 +138,15 @@ class NetworkConfig:
             "mask_reduction",
             "attention_convolutions",
         ):
-            _check(name, getattr(self, name), _is_count, "an integer of at least 1")
-        for name in ("branch_widths", "refine_dilations"):
+            most = _MOST[name]
+            _check(name, getattr(self, name), lambda v, m=most: _is_count(v, m), f"an integer from 1 to {most}")
+        for name, entries in _MOST_ENTRIES.items():
+            most = _MOST[name]
             _check(
                 name,
                 getattr(self, name),
-                lambda v: len(v) > 0 and all(_is_count(i) for i in v),
-                "a list of integers of at least 1",
+                lambda v, n=entries, m=most: 0 < len(v) <= n and all(_is_count(i, m) for i in v),
+                f"a list of up to {entries} integers from 1 to {most}",
             )
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("mask_alpha", "mask_decay"):
@@ -149,7 +165,7 @@ class NetworkConfig:
         _check(
             "attention_reduction",
             self.attention_reduction,
-            lambda v: _is_count(v) and v <= self.width,
+            lambda v: _is_count(v, self.width),
             f"an integer from 1 to the width ({self.width})",
         )
 
@@ -220,8 +236,8 @@ class NetworkConfig:
         return cls(**values)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _is_count(value: object, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
 def _check(name: str, value: Any, good: Any, wanted: str) -> None:
@@ -230,7 +246,7 @@ def _check(name: str, value: Any, good: Any, wanted: str) -> None:
     except TypeError:
         fine = False
     if not fine:
-        raise ValueError(f"network setting {name} is {value!r}; wanted {wanted}")
+        raise ValueError(f"network setting {name} is {reprlib.repr(value)}; wanted {wanted}")
 
 
 _OFFICIAL_DIRECT = NetworkConfig(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from napari_dmgn.model.config import NetworkConfig
@@ -55,23 +56,27 @@ class Model:
         return self.network.config
 
     def __call__(self, batch: Tensor, *, masks: bool = False) -> NetworkOutput:
-        """Restore whole images.
+        """Restore whole images, in float32 even within an autocast of the caller: `restore` has bf16.
 
         Parameters
         ----------
         batch : (N, 3, H, W) float tensor in [0, 1]
-            On the network's device; any H, W >= 1.
+            Any H, W >= 1, any float type and device: taken to the network's, which are those of the result.
         masks : bool
             Return every cell's mask too.
 
         Raises
         ------
         ValueError
-            Another rank or number of channels, an empty batch, or integers.
+            No tensor, another rank or number of channels, an empty batch, or integers.
         """
+        if not isinstance(batch, Tensor):
+            raise ValueError(f"batch is a {type(batch).__name__}; wanted a float tensor in [0, 1]")
         if batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
             raise ValueError(f"batch has shape {tuple(batch.shape)}; wanted (N, 3, H, W), not empty")
         if not batch.is_floating_point():
             raise ValueError(f"batch is {batch.dtype}; wanted a float tensor in [0, 1]")
-        output: NetworkOutput = self.network(batch, masks=masks)
+        like = next(self.network.parameters())
+        with torch.autocast(like.device.type, enabled=False):
+            output: NetworkOutput = self.network(batch.to(like.device, like.dtype), masks=masks)
         return output

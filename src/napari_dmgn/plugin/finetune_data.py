@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, Signal
@@ -21,6 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_dmgn.paths import expanded
 from napari_dmgn.plugin.finetune_example import is_example
 from napari_dmgn.plugin.finetune_pictures import LayerPictures, capture_clean, capture_pairs
 from napari_dmgn.plugin.finetune_request import KINDS
@@ -82,7 +82,7 @@ class FolderField(QWidget):
         text = str(self.edit.text()).strip()
         if not text:
             raise ValueError(f"Choose the {self._what}.")
-        path = Path(text).expanduser()
+        path = expanded(text)
         if not path.is_dir():
             raise ValueError(f"The {self._what} does not exist: {path}")
         return str(path.absolute())

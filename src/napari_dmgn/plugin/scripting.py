@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import numpy as np
 from napari_dmgn import zoo
 from napari_dmgn.plugin import conservation
 from napari_dmgn.plugin.results import DEFAULT_OUTPUTS, OUTPUTS, add_layers, result_layers
-from napari_dmgn.plugin.source import Source, capture, why_not
+from napari_dmgn.plugin.source import Source, capture, placed_as, why_not
 from napari_dmgn.plugin.summary import failure, stopped_by
 from napari_dmgn.plugin.worker import Events, Failed, Outcome, Request, Restored, run
 
@@ -42,10 +44,17 @@ def open_layer(layer: Any) -> tuple[NDArray[Any], Source]:
         if (problem := why_not(layer)) is not None:
             raise ValueError(problem)
         layer = capture(layer)
-    if layer.whole:
-        return np.asarray(layer.data), layer
-    index = tuple(slice(*span) for span in layer.crop)
-    return np.asarray(layer.data[index]), layer
+    part = layer.data if layer.whole else layer.data[tuple(slice(*span) for span in layer.crop)]
+    pixels = np.asanyarray(part)  # a mask is refused, not lost
+    return pixels, replace(layer, checksum=_checksum(pixels))
+
+
+def _checksum(pixels: NDArray[Any]) -> int:
+    """Tell pixels from those that they become where a layer is changed in place; far quicker than the network."""
+    found = 0
+    for part in pixels:
+        found = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, found)
+    return found
 
 
 def add_restoration(
@@ -56,20 +65,41 @@ def add_restoration(
     Raises
     ------
     ValueError
-        An unknown output, or the residual of an array.
+        No viewer, an unknown output, or the residual of an array or of a layer whose pixels have changed.
     """
-    outputs = tuple(outputs) or DEFAULT_OUTPUTS
-    if unknown := sorted(set(outputs) - set(OUTPUTS)):
-        raise ValueError(f"unknown outputs {unknown}; there are {', '.join(OUTPUTS)}")
+    if not hasattr(viewer, "add_image"):
+        raise ValueError(f"add_to takes a viewer; got {viewer!r}")
+    outputs = _known(outputs)
     if source is None:
         if "residual" in outputs:
             raise ValueError("the residual needs the input: restore a layer, not an array")
         source = _unplaced(restoration)
+    axes = restoration.provenance["axes"]
+    placed = placed_as(source, axes)
     arrays = {name: getattr(restoration, name) for name in outputs if name != "residual"}
     if "residual" in outputs:
         image = source.read(range(source.frames)).reshape(source.shape)
-        arrays["residual"] = conservation.residual(image, restoration.background, restoration.noise, rgb=source.rgb)
-    return add_layers(viewer, result_layers(source, arrays, restoration.provenance, restoration.masks))
+        if source.checksum is not None and source.checksum != _checksum(image):
+            raise ValueError(
+                f"the pixels of '{source.name}' have changed since, and the residual needs them as they were"
+            )
+        arrays["residual"] = conservation.residual(image, restoration.background, restoration.noise, rgb=placed.rgb)
+    if source.rgb and axes[-1] == "channel":
+        arrays = {name: np.moveaxis(array, -1, 0) for name, array in arrays.items()}
+    return add_layers(viewer, result_layers(placed, arrays, restoration.provenance, restoration.masks))
+
+
+def _known(outputs: object) -> tuple[str, ...]:
+    """Return outputs that there are, of one name, several or none, which stands for the default."""
+    names = (outputs,) if isinstance(outputs, str) else outputs
+    if names is None:
+        return DEFAULT_OUTPUTS
+    if not isinstance(names, Iterable):
+        raise ValueError(f"outputs are names of {', '.join(OUTPUTS)}; got {outputs!r}")
+    names = tuple(names) or DEFAULT_OUTPUTS
+    if unknown := [name for name in names if name not in OUTPUTS]:
+        raise ValueError(f"unknown outputs {unknown}; there are {', '.join(OUTPUTS)}")
+    return names
 
 
 def restore_into_store(
@@ -136,4 +166,13 @@ def _unplaced(restoration: Restoration) -> Source:
         return capture(Image(data, rgb=True, name="restored"))
     finite = data[np.isfinite(data)] if data.dtype.kind == "f" else data
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    return capture(Image(data, rgb=False, name="restored", contrast_limits=(low, max(high, low + 1e-6))))
+    return capture(Image(data, rgb=False, name="restored", contrast_limits=_apart(low, high)))
+
+
+def _apart(low: float, high: float) -> tuple[float, float]:
+    """Return limits that differ in float32, which is what a viewer draws in."""
+    # Towards zero: the largest number of a type has none above it.
+    step = max(1e-6 * abs(low), 1e-6)
+    if high - low >= step:
+        return low, high
+    return (low - step, low) if low > 0 else (low, low + step)

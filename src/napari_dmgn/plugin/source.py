@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ class Source:
     crop : what is restored
     level : of a multiscale layer
     path : of the file that the layer was read from, where napari knows it
+    checksum : of the pixels that were restored, where they may be read again
     """
 
     name: str
@@ -40,6 +41,7 @@ class Source:
     crop: Crop
     level: int = 0
     path: str | None = None
+    checksum: int | None = None
 
     @property
     def whole(self) -> bool:
@@ -181,6 +183,67 @@ def placement(layer: Layer) -> dict[str, Any]:
         "units": tuple(layer.units),
         "axis_labels": tuple(layer.axis_labels),
     }
+
+
+def placed_as(source: Source, axes: Sequence[str]) -> Source:
+    """Return the source that results are placed by where the layer was restored with other axes than it has.
+
+    It is not to be read. Colours restored as channels lead, so that rows and columns lie where the layer's do.
+
+    Parameters
+    ----------
+    source : of the layer
+    axes : as in `Layout`
+    """
+    rgb = axes[-1] in ("rgb", "rgba")
+    if rgb == source.rgb:
+        return source
+    place = dict(source.placement)
+    if rgb:
+        last = len(source.crop) - 1
+        place = {name: _without(name, value, last) for name, value in place.items()}
+    else:
+        first = 0 if axes[-1] == "channel" else len(source.crop)
+        place = {name: _with(name, value, first) for name, value in place.items()}
+        place["axis_labels"] = _inserted(source.placement["axis_labels"], first, axes[-1])
+    return replace(source, rgb=rgb, appearance={}, placement=place)
+
+
+_OF_NEW_AXIS: dict[str, Any] = {"scale": 1.0, "translate": 0.0, "units": "pixel", "axis_labels": ""}
+
+
+def _with(name: str, value: Any, axis: int) -> Any:
+    """Give a field of a placement one more axis, which the others do not mix with."""
+    if name in _OF_NEW_AXIS:
+        return _inserted(value, axis, _OF_NEW_AXIS[name])
+    matrix = _matrix(name, value)
+    kept = [i for i in range(len(matrix) + 1) if i != axis]
+    wider = np.eye(len(matrix) + 1)
+    wider[np.ix_(kept, kept)] = matrix
+    return wider
+
+
+def _without(name: str, value: Any, axis: int) -> Any:
+    if name in _OF_NEW_AXIS:
+        return np.delete(value, axis) if isinstance(value, np.ndarray) else (*value[:axis], *value[axis + 1 :])
+    matrix = _matrix(name, value)
+    return np.delete(np.delete(matrix, axis, 0), axis, 1)
+
+
+def _inserted(values: Any, axis: int, value: Any) -> Any:
+    if isinstance(values, np.ndarray):
+        return np.insert(values, axis, value)
+    return (*values[:axis], value, *values[axis:])
+
+
+def _matrix(name: str, value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return rotate and affine, which are matrices, as they are, and shear, whose upper triangle may be all, as one."""
+    if name != "shear" or value.ndim == 2:
+        return value
+    side = round((1 + math.sqrt(1 + 8 * len(value))) / 2)
+    matrix = np.eye(side)
+    matrix[np.triu_indices(side, 1)] = value
+    return matrix
 
 
 def frame_groups(source: Source, done: int, pixels: int = 1 << 17) -> Iterator[range]:

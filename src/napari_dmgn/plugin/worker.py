@@ -159,7 +159,7 @@ def _restore(request: Request, is_canceled: Callable[[], bool], volume: Volume |
     problem = None
     try:
         if request.model is not None:  # apart from the first frame, whose time is measured
-            zoo.load_model(request.model, device=request.device)
+            zoo.shared_model(request.model, device=request.device)
         limits = yield from _limits(request, is_canceled)
         try:
             yield from _frames(request, volume, limits, is_canceled)
