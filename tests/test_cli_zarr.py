@@ -149,6 +149,28 @@ def test_a_tiff_becomes_ome_zarr_with_its_axes_and_pixel_size(tmp_path, out, mod
     np.testing.assert_array_equal(np.asarray(written.array), expected.background.swapaxes(0, 1))
 
 
+@pytest.mark.parametrize("option", [["--channel-axis", "0"], ["--no-rgb"]])
+def test_axes_are_those_of_the_file_where_channels_are_called_colours(option, tmp_path, out, model, tiny_checkpoint):
+    image = noise((3, 40, 36), "u1")
+    source = store(tmp_path / "colours.ome.zarr", np.moveaxis(image, 0, -1), "YXS")
+    assert open_store(source).rgb
+    assert main(["restore", str(source), "-o", str(out), *option, *model]) == 0
+    axes = {"rgb": False} if option == ["--no-rgb"] else {"channel_axis": 0}
+    assert_results(out, dmgn.restore(image, model=tiny_checkpoint, **axes, **SETTINGS))
+    assert open_store(out, rgb=False).axes == "CYX"
+
+
+@pytest.mark.parametrize(("option", "axes"), [(["--channel-axis", "0"], "CYX"), (["--no-rgb"], "ZYX")])
+def test_axes_are_those_of_a_tiff_of_planes_of_colours(option, axes, tmp_path, out, model):
+    import tifffile
+
+    image = noise((3, 40, 36), "u1")
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", planarconfig="separate")
+    assert main(["restore", str(tmp_path / "a.tif"), "-o", str(out), *option, *model]) == 0
+    written = open_store(out)
+    assert (written.axes, written.array.shape) == (axes, image.shape)
+
+
 def test_a_coarser_level_is_read_where_asked_for(tmp_path, out, model):
     from napari_dmgn.files import blocks, fill
 

@@ -49,17 +49,22 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
         # ImageJ calls the pseudo-colours of a display a palette too; what it measured are the indices.
         if page.photometric == PHOTOMETRIC.PALETTE and not file.is_imagej and "S" not in axes:
             array, axes = _coloured(array, page.colormap), axes + "S"
+    colours_at = None
     if "S" in axes:
         place = axes.index("S")
-        array = np.moveaxis(array, place, -1)
-        axes = axes[:place] + axes[place + 1 :] + "S"
-        if array.shape[-1] not in (3, 4):
-            axes = axes.replace("C", "Q")[:-1] + "C"
-    if set("QI") & set(axes):  # tifffile's letters for axes of which the file says nothing
-        return ImageFile(array=array, rgb=axes.endswith("S") or None, metadata=metadata)
+        if array.shape[place] not in (3, 4):
+            axes = axes.replace("C", "Q").replace("S", "C")
+        elif place < array.ndim - 1:
+            colours_at = place
+            array = np.moveaxis(array, place, -1)
+            axes = axes.replace("S", "") + "S"
     rgb = axes.endswith("S")
+    if set("QI") & set(axes):  # tifffile's letters for axes of which the file says nothing
+        return ImageFile(array=array, rgb=rgb or None, metadata=metadata, colours_at=colours_at)
     channel_axis = axes.index("C") if "C" in axes and not rgb else None
-    return ImageFile(array=array, rgb=rgb, channel_axis=channel_axis, axes=axes, metadata=metadata)
+    return ImageFile(
+        array=array, rgb=rgb, channel_axis=channel_axis, axes=axes, metadata=metadata, colours_at=colours_at
+    )
 
 
 def _chosen(path: Path, series: int | None, count: int) -> int:
@@ -114,7 +119,12 @@ def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | Non
 
     metadata: dict[str, Any] = {"axes": axes} if axes else {}
     options: dict[str, Any] = {"photometric": "rgb" if rgb else "minisblack"}
-    if rgb and array.shape[-1] == 4:
+    if axes and "S" in axes and not axes.endswith("S"):
+        if rgb:
+            options["planarconfig"] = "separate"
+        else:
+            metadata["axes"] = axes = axes.replace("S", "C")
+    if rgb and array.shape[axes.index("S") if axes and "S" in axes else -1] == 4:
         options["extrasamples"] = ["unassalpha"]
     for key in ("resolution", "resolutionunit"):
         if key in like.metadata:
@@ -122,7 +132,7 @@ def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | Non
     standard = axes is not None and set(axes) <= set("TZCYXS")
     dtype = array.dtype.newbyteorder("=").str[1:]
     if standard and "imagej" in like.metadata and array.nbytes < _CLASSIC_TIFF_LIMIT:
-        if dtype in (("u1",) if rgb else ("u1", "u2", "f4")):
+        if dtype in (("u1",) if rgb else ("u1", "u2", "f4")) and "planarconfig" not in options:
             options["imagej"] = True
             metadata |= like.metadata["imagej"]
     elif standard and "ome" in like.metadata and dtype not in ("f2", "i8", "u8"):
