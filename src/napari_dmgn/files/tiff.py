@@ -1,6 +1,7 @@
 """TIFF of any type and number of axes; ImageJ and OME keep their pixel sizes, OME its channels' names."""
 
 import logging
+import struct
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,6 +32,7 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
     from tifffile import PHOTOMETRIC, TiffFile
 
     with TiffFile(path) as file:
+        _check_pages(file)
         number = _chosen(path, series, len(file.series))
         chosen = file.series[number]
         page = chosen.keyframe
@@ -77,6 +79,31 @@ def _chosen(path: Path, series: int | None, count: int) -> int:
         has = f"the series 0 to {count - 1}" if count > 1 else "series 0 only"
         raise NoSeriesError(f"series {series} is not in {str(path)!r}, which has {has}")
     return series or 0
+
+
+def _check_pages(file: "TiffFile") -> None:
+    """Refuse a file that ends before the last of its pages; tifffile only logs that and goes without them."""
+    form = file.tiff
+    offset = file.pages.first.offset
+    met: set[int] = set()
+    while offset and offset not in met:  # a chain that bites its own tail has all its pages
+        tags = _number(file, offset, form.tagnoformat, form.tagnosize)
+        after = offset + form.tagnosize + (tags or 0) * form.tagsize
+        following = None if tags is None else _number(file, after, form.offsetformat, form.offsetsize)
+        if following is None:
+            size = file.filehandle.size
+            raise ValueError(f"it ends after {size} bytes, before its page {len(met)}, which lies at byte {offset}")
+        met.add(offset)
+        offset = following
+
+
+def _number(file: "TiffFile", place: int, form: str, size: int) -> int | None:
+    """Read a number at a place in the file, or None where the file has ended before."""
+    if place + size > file.filehandle.size:
+        return None
+    file.filehandle.seek(place)
+    number: int = struct.unpack(form, file.filehandle.read(size))[0]
+    return number
 
 
 def _pixels(path: Path, file: "TiffFile", series: "TiffPageSeries") -> Array:
