@@ -198,6 +198,48 @@ def test_planes_of_colours_become_the_last_axis(tmp_path):
     np.testing.assert_array_equal(source.array, np.moveaxis(image, 0, -1))
 
 
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_inks_become_colours_as_those_of_jpeg(tmp_path, planes):
+    levels = np.array(list(product(range(0, 256, 15), repeat=2)), np.uint8)
+    inks = np.stack([levels[:, 0], 255 - levels[:, 0], levels[::-1, 0], levels[:, 1]], axis=-1).reshape(18, 18, 4)
+    expected = np.array(Image.fromarray(inks, mode="CMYK").convert("RGB"))
+    path = tmp_path / "a.tif"
+    for image, of_8_bits in ((inks, expected), (inks * np.uint16(257), expected * np.uint16(257))):
+        stored = image if planes == "contig" else np.moveaxis(image, -1, 0)
+        tifffile.imwrite(path, stored, photometric="separated", planarconfig=planes)
+        read = read_image(path)
+        assert (read.axes, read.rgb, read.array.dtype) == ("YXS", True, image.dtype)
+        assert np.abs(read.array.astype(int) - of_8_bits).max() <= (0 if image is inks else 128)  # rounding of 8 bits
+    write_image(tmp_path / "b.tif", read.array, like=read)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif").array, read.array)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "dtype", "seen"),
+    [
+        ("cielab", (6, 8, 3), "u1", "CIELAB, 3 samples of 8 bits"),
+        ("ycbcr", (6, 8, 3), "u1", "YCBCR, 3 samples of 8 bits"),
+        ("separated", (6, 8, 5), "u1", "SEPARATED, 5 samples of 8 bits"),
+        ("separated", (6, 8, 4), "f4", "SEPARATED, 4 samples of 32 bits"),
+    ],
+)
+def test_colours_that_are_none_of_ours_are_named(tmp_path, photometric, shape, dtype, seen):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(shape, dtype), photometric=photometric, planarconfig="contig")
+    words = f"cannot read {str(path)!r}: its colours are {seen}; wanted grayscale, RGB, a palette, or CMYK of 8 or 16 "
+    with pytest.raises(ValueError, match="^" + re.escape(words)):
+        read_image(path)
+
+
+def test_colours_that_jpeg_has_made_ycbcr_are_read(tmp_path):
+    rows, columns = np.mgrid[0:32, 0:48].astype(np.uint8)
+    image = np.stack([rows * 5, columns * 4, np.full_like(rows, 90)], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", compressionargs={"level": 95})
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages.first.photometric == tifffile.PHOTOMETRIC.YCBCR
+    assert np.abs(read_image(tmp_path / "a.tif").array.astype(int) - image).mean() < 3
+
+
 def test_white_is_the_largest_value(tmp_path):
     image = noise((6, 8), "u2")
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="miniswhite")

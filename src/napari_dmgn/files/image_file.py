@@ -9,6 +9,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 
+class RefusedError(ValueError):
+    """A whole file that does not hold what is asked for, or holds what is not read; the message names it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
     """What an image file holds.

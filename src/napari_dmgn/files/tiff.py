@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from napari_dmgn.files.image_file import Array, ImageFile
+from napari_dmgn.files.image_file import Array, ImageFile, RefusedError
 from napari_dmgn.files.room import check_room
+from napari_dmgn.files.samples import check_colours, rgb_of_cmyk
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
@@ -23,10 +24,6 @@ _CLASSIC_TIFF_LIMIT = 2**32 - 2**25
 _MAPPED_BYTES = 2**28
 
 
-class NoSeriesError(ValueError):
-    """A series that a TIFF does not hold."""
-
-
 def read_tiff(path: Path, series: int | None = None) -> ImageFile:
     """Read one series at full resolution, its colours on the last axis; see `read_image`."""
     from tifffile import PHOTOMETRIC, TiffFile
@@ -36,6 +33,7 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
         number = _chosen(path, series, len(file.series))
         chosen = file.series[number]
         page = chosen.keyframe
+        check_colours(path, page)
         metadata: dict[str, Any] = {
             "resolution": page.resolution,
             "resolutionunit": int(page.resolutionunit),
@@ -51,6 +49,9 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
         # ImageJ calls the pseudo-colours of a display a palette too; what it measured are the indices.
         if page.photometric == PHOTOMETRIC.PALETTE and not file.is_imagej and "S" not in axes:
             array, axes = _coloured(array, page.colormap), axes + "S"
+        if page.photometric == PHOTOMETRIC.SEPARATED:
+            place = axes.index("S")
+            array = np.moveaxis(rgb_of_cmyk(np.moveaxis(array, place, -1)), -1, place)
     colours_at = None
     if "S" in axes:
         place = axes.index("S")
@@ -77,7 +78,7 @@ def _chosen(path: Path, series: int | None, count: int) -> int:
         _LOG.warning("%r holds %d series of images; only the first, series 0, is read", str(path), count)
     if series is not None and not 0 <= series < count:
         has = f"the series 0 to {count - 1}" if count > 1 else "series 0 only"
-        raise NoSeriesError(f"series {series} is not in {str(path)!r}, which has {has}")
+        raise RefusedError(f"series {series} is not in {str(path)!r}, which has {has}")
     return series or 0
 
 
