@@ -149,6 +149,20 @@ def test_a_tiff_becomes_ome_zarr_with_its_axes_and_pixel_size(tmp_path, out, mod
     np.testing.assert_array_equal(np.asarray(written.array), expected.background.swapaxes(0, 1))
 
 
+def test_an_axis_of_an_unknown_name_counts_frames_and_keeps_it(tmp_path, out, model, tiny_checkpoint):
+    image = noise((3, 40, 36), "u2")
+    group = zarr.open_group(tmp_path / "scans.zarr", mode="w", zarr_format=3)
+    group.create_array("0", data=image)
+    axes = [{"name": "scan"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    assert main(["restore", str(tmp_path / "scans.zarr"), "-o", str(out), *model]) == 0
+    assert_results(out, dmgn.restore(image, model=tiny_checkpoint, rgb=False, **SETTINGS))
+    for part in PARTS:
+        written = zarr.open_group(out / part, mode="r")
+        assert written.attrs["ome"]["multiscales"][0]["axes"] == axes
+        assert written["0"].metadata.dimension_names == ("scan", "y", "x")
+
+
 @pytest.mark.parametrize("option", [["--channel-axis", "0"], ["--no-rgb"]])
 def test_axes_are_those_of_the_file_where_channels_are_called_colours(option, tmp_path, out, model, tiny_checkpoint):
     image = noise((3, 40, 36), "u1")
