@@ -2,6 +2,8 @@
 
 import os
 import re
+import struct
+import zlib
 from itertools import product
 
 import numpy as np
@@ -196,6 +198,44 @@ def test_planes_of_colours_become_the_last_axis(tmp_path):
     source = read_image(tmp_path / "a.tif")
     assert (source.axes, source.rgb) == ("YXS", True)
     np.testing.assert_array_equal(source.array, np.moveaxis(image, 0, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_in_every_format(tmp_path, orientation):
+    image = noise((6, 9, 3), "u1")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    upright = read_image(tmp_path / "a.png").array
+    assert orientation == 1 or not np.array_equal(upright, image)
+
+    deep = image * np.uint16(257)
+    content, note = png_encode(deep), exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(note)) + b"eXIf" + note + struct.pack(">I", zlib.crc32(b"eXIf" + note))
+    for place in (33, len(content) - 12):  # after the header, before the end
+        (tmp_path / "b.png").write_bytes(content[:place] + chunk + content[place:])
+        np.testing.assert_array_equal(read_image(tmp_path / "b.png").array, upright * np.uint16(257))
+
+    tag = [(274, "H", 1, orientation, True)]
+    planes = np.moveaxis(image, -1, 0)
+    for stored, colours, options in (
+        (image, slice(None), {"photometric": "rgb"}),
+        (planes, slice(None), {"photometric": "rgb", "planarconfig": "separate"}),
+        (image[..., 0], 0, {"photometric": "minisblack"}),
+    ):
+        tifffile.imwrite(tmp_path / "a.tif", stored, extratags=tag, resolution=(3, 4), **options)
+        read = read_image(tmp_path / "a.tif")
+        np.testing.assert_array_equal(read.array, upright[..., colours])
+        assert read.metadata["resolution"] == ((3, 4) if orientation < 5 else (4, 3))
+        write_image(tmp_path / "b.tif", read.array, like=read)
+        np.testing.assert_array_equal(read_image(tmp_path / "b.tif").array, upright[..., colours])
+
+
+def test_stacks_lie_as_they_are_stored(tmp_path):
+    image = noise((4, 6, 9), "u1")
+    tag = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=tag, photometric="minisblack", metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, image)
 
 
 @pytest.mark.parametrize("planes", ["contig", "separate"])

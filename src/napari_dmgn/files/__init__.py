@@ -51,10 +51,11 @@ _KIND_OF_HEAD = {
 def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> ImageFile:
     """Read a PNG, JPEG or TIFF file; of a TIFF one series at full resolution.
 
-    Pictures come upright (EXIF orientation applied), palettes and CMYK as RGB. Grayscale with alpha becomes
-    RGBA. The pixels' type is the file's; the extension has to be that of an image, but the content
-    decides which. A large TIFF whose pixels lie in the file as they are in memory is mapped: its
-    array is read-only, and is read from the file where it is indexed.
+    Pictures come upright (orientation of TIFF and EXIF applied), stacks as they lie in the file;
+    palettes and CMYK come as RGB, grayscale with alpha as RGBA. The pixels' type is the file's; the
+    extension has to be that of an image, but the content decides which. A large TIFF whose pixels lie
+    in the file as they are in memory is mapped: its array is read-only, and is read from the file
+    where it is indexed.
 
     Parameters
     ----------

@@ -2,17 +2,21 @@
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from napari_dmgn.files.image_file import Array, ImageFile
+from napari_dmgn.files.orientation import upright
 from napari_dmgn.files.room import check_room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile as OpenPicture
+
+_ORIENTATION = 0x0112  # of EXIF
 
 
 def read_png(path: Path) -> ImageFile:
@@ -27,10 +31,27 @@ def read_png(path: Path) -> ImageFile:
     width, height, _, kind = struct.unpack(">IIBB", header[16:26])
     channels = {0: 1, 4: 2, 6: 4}.get(kind, 3)
     check_room(path, (height, width, channels), 2 * height * width * channels + path.stat().st_size)
-    array = png_decode(path.read_bytes())
+    content = path.read_bytes()
+    array = upright(png_decode(content), _exif_orientation(content))
     if array.ndim == 3 and array.shape[-1] == 2:  # grayscale with alpha
         array = array[..., [0, 0, 0, 1]]
     return _picture(array, {})
+
+
+def _exif_orientation(png: bytes) -> int:
+    """Return what a PNG's eXIf says of how the picture lies in the file, wherever it stands."""
+    from PIL.Image import Exif
+
+    place = 8
+    while place + 8 <= len(png):
+        length, name = struct.unpack_from(">I4s", png, place)
+        if name == b"eXIf":
+            exif = Exif()
+            with suppress(Exception):  # as with 8 bits: a broken note is no broken picture
+                exif.load(png[place + 8 : place + 8 + length])
+                return int(exif.get(_ORIENTATION, 1))
+        place += 12 + length
+    return 1
 
 
 def read_picture(path: Path) -> ImageFile:

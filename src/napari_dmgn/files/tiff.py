@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from napari_dmgn.files.image_file import Array, ImageFile, RefusedError
+from napari_dmgn.files.orientation import TRANSPOSED, upright
 from napari_dmgn.files.room import check_room
 from napari_dmgn.files.samples import check_colours, rgb_of_cmyk
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPageSeries
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,15 +35,7 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
         chosen = file.series[number]
         page = chosen.keyframe
         check_colours(path, page)
-        metadata: dict[str, Any] = {
-            "resolution": page.resolution,
-            "resolutionunit": int(page.resolutionunit),
-        }
-        if file.imagej_metadata:
-            known = file.imagej_metadata
-            metadata["imagej"] = {key: known[key] for key in _IMAGEJ_KEYS if key in known}
-        elif file.ome_metadata:
-            metadata["ome"] = _ome_facts(file.ome_metadata, number)
+        metadata = _facts(file, page, number)
         array, axes = _pixels(path, file, chosen), chosen.axes
         if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
             array = np.iinfo(array.dtype).max - array
@@ -52,6 +45,11 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
         if page.photometric == PHOTOMETRIC.SEPARATED:
             place = axes.index("S")
             array = np.moveaxis(rgb_of_cmyk(np.moveaxis(array, place, -1)), -1, place)
+        if set(axes) - {"S"} == {"Y", "X"}:  # pages of a stack may lie otherwise each
+            orientation = page.tags.valueof("Orientation", 1)
+            array = upright(array, orientation, rows=axes.index("Y"), columns=axes.index("X"))
+            if orientation in TRANSPOSED:
+                metadata["resolution"] = metadata["resolution"][::-1]
     colours_at = None
     if "S" in axes:
         place = axes.index("S")
@@ -129,6 +127,17 @@ def _coloured(indices: Array, palette: Array) -> Array:
     # Palettes are written of 8 bits, times 256 or 257; viewers show the upper 8.
     colours: Array = (palette.T >> 8).astype(np.uint8)[indices]
     return colours
+
+
+def _facts(file: "TiffFile", page: "TiffPage", series: int) -> dict[str, Any]:
+    """Return what a file written like this one takes over."""
+    facts: dict[str, Any] = {"resolution": page.resolution, "resolutionunit": int(page.resolutionunit)}
+    if file.imagej_metadata:
+        known = file.imagej_metadata
+        facts["imagej"] = {key: known[key] for key in _IMAGEJ_KEYS if key in known}
+    elif file.ome_metadata:
+        facts["ome"] = _ome_facts(file.ome_metadata, series)
+    return facts
 
 
 def _ome_facts(xml: str, series: int) -> dict[str, Any]:
