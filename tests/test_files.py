@@ -120,6 +120,24 @@ def test_the_colour_profile_goes_with_the_colours(tmp_path):
         assert "icc_profile" not in written.info
 
 
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("colours", ["RGB", "GRAY"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_profile_and_resolution_are_kept_whatever_the_depth(tmp_path, name, colours, kind):
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[16:20] = colours.ljust(4).encode()
+    facts = {"icc_profile": bytes(profile), "dpi": (300, 150)} | {"resolution": (300, 150), "resolutionunit": 2}
+    for image in (noise((6, 8, 3), kind), noise((6, 8), kind)):
+        write_image(tmp_path / name, image, like=ImageFile(array=image, metadata=facts))
+        source = read_image(tmp_path / name)
+        np.testing.assert_array_equal(source.array, image)
+        assert source.metadata.get("icc_profile") == (
+            bytes(profile) if (image.ndim == 3) == (colours == "RGB") else None
+        )
+        dots = source.metadata["dpi" if name == "a.png" else "resolution"]
+        assert dots == pytest.approx((300, 150), abs=0.1)
+
+
 def test_imagej_stacks_keep_their_axes_and_pixel_size(tmp_path):
     image = noise((2, 3, 6, 8), "u2")
     tifffile.imwrite(

@@ -134,7 +134,7 @@ def write_image(
         if kind == "TIFF":
             write_tiff(file, array, like, axes=axes, rgb=rgb)
         elif array.dtype.itemsize == 2:
-            file.write(encode_png16(array))
+            file.write(encode_png16(array, like))
         else:
             write_picture(file, kind, array, like)
 

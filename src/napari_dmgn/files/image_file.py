@@ -50,3 +50,9 @@ def axes_of(array: Array, like: ImageFile) -> str | None:
     if like.axes and like.axes.endswith("S") and len(like.axes) == array.ndim + 1:
         return like.axes[:-1]
     return None
+
+
+def profile_for(like: ImageFile, *, rgb: bool) -> bytes | None:
+    """Return the colour profile of `like` if it speaks of such colours; one of RGB does not fit a grayscale map."""
+    profile: bytes = like.metadata.get("icc_profile", b"")
+    return profile if profile[16:20] == (b"RGB " if rgb else b"GRAY") else None

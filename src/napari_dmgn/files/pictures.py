@@ -1,6 +1,7 @@
 """PNG and JPEG: Pillow for 8 bits a channel, imagecodecs for 16."""
 
 import struct
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from napari_dmgn.files.image_file import Array, ImageFile
+from napari_dmgn.files.image_file import Array, ImageFile, profile_for
 from napari_dmgn.files.orientation import upright
 from napari_dmgn.files.room import check_room
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile as OpenPicture
 
 _ORIENTATION = 0x0112  # of EXIF
+_METRES_PER_INCH = 0.0254
+_AFTER_HEADER = 33  # bytes: where PNG wants what is about its colours
 
 
 def read_png(path: Path) -> ImageFile:
@@ -35,7 +38,8 @@ def read_png(path: Path) -> ImageFile:
     array = upright(png_decode(content), _exif_orientation(content))
     if array.ndim == 3 and array.shape[-1] == 2:  # grayscale with alpha
         array = array[..., [0, 0, 0, 1]]
-    return _picture(array, {})
+    with _opened(path) as picture:
+        return _picture(array, _facts(picture))
 
 
 def _exif_orientation(png: bytes) -> int:
@@ -59,12 +63,17 @@ def read_picture(path: Path) -> ImageFile:
     from PIL import ImageOps
 
     with _opened(path) as picture:
-        metadata = {key: picture.info[key] for key in ("icc_profile", "dpi") if picture.info.get(key)}
+        metadata = _facts(picture)
         (width, height), gray = picture.size, picture.mode in ("1", "L")
         # Pillow holds a pixel of colours in 4 bytes, and on its way into an array a picture is there twice more.
         check_room(path, (height, width, 1 if gray else 3), height * width * (3 if gray else 10))
         ImageOps.exif_transpose(picture, in_place=True)
         return _picture(np.array(_plain(picture)), metadata)
+
+
+def _facts(picture: "Image") -> dict[str, Any]:
+    """Return what a file written like this one takes over."""
+    return {key: picture.info[key] for key in ("icc_profile", "dpi") if picture.info.get(key)}
 
 
 def _opened(path: Path) -> "OpenPicture":
@@ -113,17 +122,28 @@ def write_picture(file: BinaryIO, kind: str, array: Array, like: ImageFile) -> N
     from PIL import Image
 
     options = {key: value for key, value in like.metadata.items() if key == "dpi"}
-    profile = like.metadata.get("icc_profile")
-    # A profile says of which colours it speaks; one of RGB does not fit a grayscale map.
-    if profile and profile[16:20] == (b"GRAY" if array.ndim == 2 else b"RGB "):
+    profile = profile_for(like, rgb=array.ndim == 3)
+    if profile:
         options["icc_profile"] = profile
     if kind == "JPEG":
         options |= {"quality": 95, "subsampling": 0}
     Image.fromarray(np.ascontiguousarray(array)).save(file, format=kind, **options)
 
 
-def encode_png16(array: Array) -> bytes:
+def encode_png16(array: Array, like: ImageFile) -> bytes:
     """Return the bytes of a 16-bit PNG, grayscale or RGB(A)."""
     from imagecodecs import png_encode
 
-    return bytes(png_encode(np.ascontiguousarray(array, dtype=np.uint16)))
+    content = bytes(png_encode(np.ascontiguousarray(array, dtype=np.uint16)))
+    notes = b""
+    profile = profile_for(like, rgb=array.ndim == 3)
+    if profile:
+        notes += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+    if "dpi" in like.metadata:
+        across, down = (round(dots / _METRES_PER_INCH) for dots in like.metadata["dpi"])
+        notes += _chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
+    return content[:_AFTER_HEADER] + notes + content[_AFTER_HEADER:]
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

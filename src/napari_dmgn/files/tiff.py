@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from napari_dmgn.files.image_file import Array, ImageFile, RefusedError
+from napari_dmgn.files.image_file import Array, ImageFile, RefusedError, profile_for
 from napari_dmgn.files.orientation import TRANSPOSED, upright
 from napari_dmgn.files.room import check_room
 from napari_dmgn.files.samples import check_colours, rgb_of_cmyk
@@ -132,6 +132,8 @@ def _coloured(indices: Array, palette: Array) -> Array:
 def _facts(file: "TiffFile", page: "TiffPage", series: int) -> dict[str, Any]:
     """Return what a file written like this one takes over."""
     facts: dict[str, Any] = {"resolution": page.resolution, "resolutionunit": int(page.resolutionunit)}
+    if profile := page.tags.valueof("InterColorProfile"):
+        facts["icc_profile"] = profile
     if file.imagej_metadata:
         known = file.imagej_metadata
         facts["imagej"] = {key: known[key] for key in _IMAGEJ_KEYS if key in known}
@@ -166,6 +168,9 @@ def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | Non
     for key in ("resolution", "resolutionunit"):
         if key in like.metadata:
             options[key] = like.metadata[key]
+    profile = profile_for(like, rgb=rgb)
+    if profile:
+        options["iccprofile"] = profile
     standard = axes is not None and set(axes) <= set("TZCYXS")
     dtype = array.dtype.newbyteorder("=").str[1:]
     if standard and "imagej" in like.metadata and array.nbytes < _CLASSIC_TIFF_LIMIT:
