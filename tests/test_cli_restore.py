@@ -79,6 +79,28 @@ def test_no_rgb_gives_the_frames_of_a_stack_that_is_called_colours(dtype, tmp_pa
     np.testing.assert_array_equal(written.array, expected.background)
 
 
+@pytest.mark.parametrize(
+    ("photometric", "count", "extra"), [("rgb", 4, 1), ("rgb", 4, 2), ("rgb", 4, 0), ("minisblack", 2, 2)]
+)
+def test_further_samples_of_a_tiff_mean_the_same_in_the_results(
+    photometric, count, extra, tmp_path, model, tiny_checkpoint, out
+):
+    image = np.random.default_rng(6).integers(0, 4000, (16, 18, count), dtype=np.uint16)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric=photometric, planarconfig="contig", extrasamples=[extra])
+    assert main(["restore", str(path), "-o", str(out), *model]) == 0
+    with tifffile.TiffFile(out / "a_background.tif") as file:
+        written, known = file.asarray(), file.pages.first.extrasamples
+    assert known == (extra,)
+    if extra:
+        colours = image if photometric == "rgb" else image[..., [0, 0, 0, 1]]
+        expected = dmgn.restore(colours, model=tiny_checkpoint, rgb=True, **SETTINGS)
+        np.testing.assert_array_equal(written[..., 3], image[..., -1])
+    else:
+        expected = dmgn.restore(image, model=tiny_checkpoint, channel_axis=2, **SETTINGS)
+    np.testing.assert_array_equal(written, expected.background)
+
+
 # One report for each input, in a list, whatever became of them.
 
 

@@ -298,6 +298,75 @@ def test_colours_that_jpeg_has_made_ycbcr_are_read(tmp_path):
     assert np.abs(read_image(tmp_path / "a.tif").array.astype(int) - image).mean() < 3
 
 
+def tags(path):
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        assert len(file.pages) == 1
+        return page.photometric, page.planarconfig, page.extrasamples, page.shape
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize(
+    ("photometric", "extra"),
+    [
+        ("rgb", [1]),
+        ("rgb", [2]),
+        ("rgb", [0]),
+        ("rgb", [0, 2]),
+        ("minisblack", [0]),
+        ("minisblack", [0, 0]),
+        ("minisblack", [0, 0, 2]),
+    ],
+)
+def test_further_samples_keep_their_meaning(tmp_path, planes, photometric, extra):
+    count = len(extra) + (3 if photometric == "rgb" else 1)
+    image = noise((6, 8, count), "u2")
+    colours = photometric == "rgb" and extra in ([1], [2])
+    stored = image if planes == "contig" else np.moveaxis(image, -1, 0)
+    source, result = tmp_path / "a.tif", tmp_path / "b.tif"
+    for ome in (False, True):
+        axes = "YXS" if planes == "contig" else "SYX"
+        options = {"photometric": photometric, "planarconfig": planes, "extrasamples": extra}
+        tifffile.imwrite(source, stored, metadata={"axes": axes}, ome=ome, **options)
+        read = read_image(source)
+        assert (read.rgb, read.channel_axis) == ((True, None) if colours else (False, read.axes.index("C")))
+        np.testing.assert_array_equal(read.array, image if colours else stored)
+        write_image(result, read.array, like=read, rgb=read.rgb)
+        again = read_image(result)
+        np.testing.assert_array_equal(again.array, read.array)
+        assert (again.axes, again.rgb) == (read.axes, read.rgb)
+        if not colours or planes == "contig":
+            assert tags(result) == tags(source)
+        else:  # planes of colours are written beside each other
+            assert tags(result)[2] == tags(source)[2]
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_gray_with_alpha_becomes_rgba_as_that_of_png(tmp_path, photometric, alpha):
+    image = noise((6, 8, 2), "u1")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric=photometric, planarconfig="contig", extrasamples=[alpha])
+    read = read_image(path)
+    assert (read.axes, read.rgb) == ("YXS", True)
+    gray = image[..., 0] if photometric == "minisblack" else 255 - image[..., 0]
+    np.testing.assert_array_equal(read.array, np.stack([gray, gray, gray, image[..., 1]], axis=-1))
+    write_image(path, read.array, like=read)
+    assert tags(path)[2] == (alpha,)
+
+
+def test_a_stack_of_further_samples_keeps_them_apart_from_colours(tmp_path):
+    image = noise((5, 6, 8, 4), "u1")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric="rgb", extrasamples=[0])
+    read = read_image(path)
+    assert (read.axes, read.rgb, read.channel_axis) == (None, None, 3)
+    write_image(path, image, like=read, rgb=False)
+    again = read_image(path)
+    np.testing.assert_array_equal(again.array, image)
+    assert again.channel_axis == 3
+
+
 def test_white_is_the_largest_value(tmp_path):
     image = noise((6, 8), "u2")
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="miniswhite")

@@ -52,7 +52,8 @@ def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> Im
     """Read a PNG, JPEG or TIFF file; of a TIFF one series at full resolution.
 
     Pictures come upright (orientation of TIFF and EXIF applied), stacks as they lie in the file;
-    palettes and CMYK come as RGB, grayscale with alpha as RGBA. The pixels' type is the file's; the
+    palettes and CMYK come as RGB, grayscale with alpha as RGBA. Samples of a TIFF that are neither
+    colours nor alpha, a fourth band say, make channels of all. The pixels' type is the file's; the
     extension has to be that of an image, but the content decides which. A large TIFF whose pixels lie
     in the file as they are in memory is mapped: its array is read-only, and is read from the file
     where it is indexed.

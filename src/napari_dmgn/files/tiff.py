@@ -11,7 +11,7 @@ import numpy as np
 from napari_dmgn.files.image_file import Array, ImageFile, RefusedError, profile_for
 from napari_dmgn.files.orientation import TRANSPOSED, upright
 from napari_dmgn.files.room import check_room
-from napari_dmgn.files.samples import check_colours, rgb_of_cmyk
+from napari_dmgn.files.samples import check_colours, inverted, read_samples, sample_options
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
@@ -38,33 +38,28 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
         metadata = _facts(file, page, number)
         array, axes = _pixels(path, file, chosen), chosen.axes
         if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
-            array = np.iinfo(array.dtype).max - array
+            array = inverted(array, axes)
         # ImageJ calls the pseudo-colours of a display a palette too; what it measured are the indices.
         if page.photometric == PHOTOMETRIC.PALETTE and not file.is_imagej and "S" not in axes:
             array, axes = _coloured(array, page.colormap), axes + "S"
-        if page.photometric == PHOTOMETRIC.SEPARATED:
-            place = axes.index("S")
-            array = np.moveaxis(rgb_of_cmyk(np.moveaxis(array, place, -1)), -1, place)
-        if set(axes) - {"S"} == {"Y", "X"}:  # pages of a stack may lie otherwise each
+        colours_at = axes.find("S") if "S" in axes[:-1] else None
+        if "S" in axes:
+            array, axes, facts = read_samples(array, axes, page)
+            metadata |= facts
+        if set(axes) - {"S", "C"} == {"Y", "X"}:  # pages of a stack may lie otherwise each
             orientation = page.tags.valueof("Orientation", 1)
             array = upright(array, orientation, rows=axes.index("Y"), columns=axes.index("X"))
             if orientation in TRANSPOSED:
                 metadata["resolution"] = metadata["resolution"][::-1]
-    colours_at = None
-    if "S" in axes:
-        place = axes.index("S")
-        if array.shape[place] not in (3, 4):
-            axes = axes.replace("C", "Q").replace("S", "C")
-        elif place < array.ndim - 1:
-            colours_at = place
-            array = np.moveaxis(array, place, -1)
-            axes = axes.replace("S", "") + "S"
     rgb = axes.endswith("S")
-    if set("QI") & set(axes):  # tifffile's letters for axes of which the file says nothing
-        return ImageFile(array=array, rgb=rgb or None, metadata=metadata, colours_at=colours_at)
-    channel_axis = axes.index("C") if "C" in axes and not rgb else None
+    unknown = bool(set("QI") & set(axes))  # tifffile's letters for axes of which the file says nothing
     return ImageFile(
-        array=array, rgb=rgb, channel_axis=channel_axis, axes=axes, metadata=metadata, colours_at=colours_at
+        array=array,
+        rgb=True if rgb else None if unknown else False,
+        channel_axis=axes.index("C") if "C" in axes and not rgb and (not unknown or "samples_at" in metadata) else None,
+        axes=None if unknown else axes,
+        metadata=metadata,
+        colours_at=colours_at if rgb else None,
     )
 
 
@@ -156,19 +151,12 @@ def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | Non
     """Write a TIFF; in ImageJ's or OME's dialect where `like` was, and where the type allows it."""
     from tifffile import imwrite
 
+    options, axes = sample_options(array, like, axes=axes, rgb=rgb)
     metadata: dict[str, Any] = {"axes": axes} if axes else {}
-    options: dict[str, Any] = {"photometric": "rgb" if rgb else "minisblack"}
-    if axes and "S" in axes and not axes.endswith("S"):
-        if rgb:
-            options["planarconfig"] = "separate"
-        else:
-            metadata["axes"] = axes = axes.replace("S", "C")
-    if rgb and array.shape[axes.index("S") if axes and "S" in axes else -1] == 4:
-        options["extrasamples"] = ["unassalpha"]
     for key in ("resolution", "resolutionunit"):
         if key in like.metadata:
             options[key] = like.metadata[key]
-    profile = profile_for(like, rgb=rgb)
+    profile = profile_for(like, rgb=options["photometric"] == "rgb")
     if profile:
         options["iccprofile"] = profile
     standard = axes is not None and set(axes) <= set("TZCYXS")
