@@ -367,6 +367,36 @@ def test_a_stack_of_further_samples_keeps_them_apart_from_colours(tmp_path):
     assert again.channel_axis == 3
 
 
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("shape", [(6, 13), (3, 6, 13)])
+def test_one_bit_becomes_black_and_white_as_that_of_png(tmp_path, photometric, shape):
+    image = noise(shape, "u1") > 99
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric=photometric)
+    read = read_image(path)
+    assert read.array.dtype == np.uint8
+    np.testing.assert_array_equal(read.array, np.where(image == (photometric == "minisblack"), 255, 0))
+    if image.ndim == 2:
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(read.array, np.array(picture.convert("L")))
+    write_image(path, read.array, like=read)
+    np.testing.assert_array_equal(read_image(path).array, read.array)
+
+
+def test_one_bit_of_a_palette_becomes_its_colours(tmp_path):
+    path = tmp_path / "a.tif"
+    image = noise((6, 16), "u1") > 99
+    palette = np.array([[0, 65535], [256 * 40, 0], [256 * 90, 256 * 7]], np.uint16)
+    tag = [(320, "H", 6, palette.ravel().tolist(), True)]
+    tifffile.imwrite(path, image, photometric="minisblack", extratags=tag)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags["PhotometricInterpretation"].valueoffset
+    content[place : place + 2] = struct.pack("<H", 3)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image(path).array, (palette.T >> 8).astype(np.uint8)[image.astype(int)])
+
+
 def test_white_is_the_largest_value(tmp_path):
     image = noise((6, 8), "u2")
     tifffile.imwrite(tmp_path / "a.tif", image, photometric="miniswhite")

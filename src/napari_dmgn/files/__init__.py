@@ -53,10 +53,10 @@ def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> Im
 
     Pictures come upright (orientation of TIFF and EXIF applied), stacks as they lie in the file;
     palettes and CMYK come as RGB, grayscale with alpha as RGBA. Samples of a TIFF that are neither
-    colours nor alpha, a fourth band say, make channels of all. The pixels' type is the file's; the
-    extension has to be that of an image, but the content decides which. A large TIFF whose pixels lie
-    in the file as they are in memory is mapped: its array is read-only, and is read from the file
-    where it is indexed.
+    colours nor alpha, a fourth band say, make channels of all. The pixels' type is the file's, of 1 bit
+    uint8; the extension has to be that of an image, but the content decides which. A large TIFF whose
+    pixels lie in the file as they are in memory is mapped: its array is read-only, and is read from the
+    file where it is indexed.
 
     Parameters
     ----------

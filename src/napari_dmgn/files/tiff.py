@@ -37,6 +37,8 @@ def read_tiff(path: Path, series: int | None = None) -> ImageFile:
         check_colours(path, page)
         metadata = _facts(file, page, number)
         array, axes = _pixels(path, file, chosen), chosen.axes
+        if array.dtype.kind == "b":  # black and white, as those of PNG
+            array = array.view(np.uint8) * np.uint8(1 if page.photometric == PHOTOMETRIC.PALETTE else 255)
         if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
             array = inverted(array, axes)
         # ImageJ calls the pseudo-colours of a display a palette too; what it measured are the indices.
