@@ -20,7 +20,9 @@ _LOG = logging.getLogger(__name__)
 
 _IMAGEJ_KEYS = ("spacing", "unit", "finterval", "fps", "tunit")
 _OME_KEYS = ("PhysicalSize", "TimeIncrement")
-_CLASSIC_TIFF_LIMIT = 2**32 - 2**25
+_PROFILE = 34675  # tag of the colour profile
+_OFFSETS = 2**32
+_CLASSIC_TIFF_LIMIT = _OFFSETS - 2**25
 # What is smaller costs little memory and, once read, no longer depends on the file.
 _MAPPED_BYTES = 2**28
 
@@ -79,6 +81,8 @@ def _chosen(path: Path, series: int | None, count: int) -> int:
 
 def _check_pages(file: "TiffFile") -> None:
     """Refuse a file that ends before the last of its pages; tifffile only logs that and goes without them."""
+    if file.is_lsm and file.filehandle.size > _OFFSETS:
+        return  # its offsets start again at 0, which tifffile mends
     form = file.tiff
     offset = file.pages.first.offset
     met: set[int] = set()
@@ -129,7 +133,7 @@ def _coloured(indices: Array, palette: Array) -> Array:
 def _facts(file: "TiffFile", page: "TiffPage", series: int) -> dict[str, Any]:
     """Return what a file written like this one takes over."""
     facts: dict[str, Any] = {"resolution": page.resolution, "resolutionunit": int(page.resolutionunit)}
-    if profile := page.tags.valueof("InterColorProfile"):
+    if profile := page.tags.valueof(_PROFILE):
         facts["icc_profile"] = profile
     if file.imagej_metadata:
         known = file.imagej_metadata
@@ -160,7 +164,7 @@ def write_tiff(file: BinaryIO, array: Array, like: ImageFile, *, axes: str | Non
             options[key] = like.metadata[key]
     profile = profile_for(like, rgb=options["photometric"] == "rgb")
     if profile:
-        options["iccprofile"] = profile
+        options["extratags"] = [(_PROFILE, 7, len(profile), profile, True)]  # older tifffile has no word for it
     standard = axes is not None and set(axes) <= set("TZCYXS")
     dtype = array.dtype.newbyteorder("=").str[1:]
     if standard and "imagej" in like.metadata and array.nbytes < _CLASSIC_TIFF_LIMIT:
