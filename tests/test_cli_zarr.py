@@ -185,6 +185,20 @@ def test_axes_are_those_of_a_tiff_of_planes_of_colours(option, axes, tmp_path, o
     assert (written.axes, written.array.shape) == (axes, image.shape)
 
 
+def test_colours_of_channels_become_colours_of_frames(tmp_path, out, model, tiny_checkpoint):
+    import tifffile
+
+    image = noise((2, 20, 24, 3), "u1")
+    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.series[0].axes == "CYXS"
+    assert main(["restore", str(tmp_path / "a.tif"), "-o", str(out), *model]) == 0
+    expected = dmgn.restore(image, model=tiny_checkpoint, rgb=True, **SETTINGS)
+    written = open_store(out)
+    assert written.axes == "ZYXS"
+    np.testing.assert_array_equal(np.asarray(written.array), expected.background)
+
+
 def test_a_coarser_level_is_read_where_asked_for(tmp_path, out, model):
     from napari_dmgn.files import blocks, fill
 

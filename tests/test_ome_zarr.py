@@ -255,7 +255,7 @@ def test_pixel_sizes_of_files(metadata, expected):
     assert axis_sizes(ImageFile(array=np.zeros((2, 2)), metadata=metadata)) == expected
 
 
-@pytest.mark.parametrize("axes", ["YXYX", "X", "TCZQYX", "CZ"])
+@pytest.mark.parametrize("axes", ["YXYX", "X", "TCZQYX", "CZ", "CYXS"])
 def test_axes_that_the_format_has_no_place_for(axes, tmp_path):
     image = np.zeros((2,) * len(axes), "u1")
     with pytest.raises(ValueError, match="images of 2 to 5 axes"):

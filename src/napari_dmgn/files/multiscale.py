@@ -45,7 +45,7 @@ def create_store(
     -----
     `pyramid.fill` makes the coarser levels of the finest one.
     """
-    if len(set(axes)) != len(axes) or not 2 <= len(axes) <= 5 or not {"Y", "X"} <= set(axes):
+    if len(set(axes.replace("S", "C"))) != len(axes) or not 2 <= len(axes) <= 5 or not {"Y", "X"} <= set(axes):
         raise ValueError(f"OME-Zarr holds images of 2 to 5 axes, each of them once; got {axes!r}")
     order = _stored_order(axes)
     letters = [axes[axis] for axis in order]

@@ -180,7 +180,8 @@ class StoreJob:
     def _letters(self, ndim: int) -> str:
         """A letter for each of the first axes: the file's own where it means the same, or else the usual ones."""
         layout, letters = self.volume.layout, self.image.open().axes
-        if not letters or len(letters) != len(layout.shape) or ("S" in letters) != layout.rgb:
+        fits = letters and len(letters) == len(layout.shape) and ("S" in letters) == layout.rgb
+        if not letters or not fits or {"C", "S"} <= set(letters):  # OME-Zarr has one axis of channels
             named = {"y": "Y", "x": "X", "rgb": "S", "rgba": "S", "channel": "C"}
             spare = iter("ZTQ")  # from the right
             letters = "".join(named.get(axis) or next(spare) for axis in reversed(layout.axes))[::-1]
