@@ -41,6 +41,66 @@ def answer(arguments, capsys) -> tuple[int, list[dict], str]:
     return status, json.loads(printed.out), printed.err
 
 
+# Axes are the file's, wherever its colours are.
+
+
+PLANES = {"SYX": (3, 16, 18), "TSYX": (2, 3, 16, 18)}
+
+
+@pytest.mark.parametrize("ome", [True, False])
+@pytest.mark.parametrize("axes", PLANES)
+def test_channel_axis_is_an_axis_of_a_file_of_planes_of_colours(axes, ome, tmp_path, model, tiny_checkpoint, out):
+    image = np.random.default_rng(6).integers(0, 4000, PLANES[axes], dtype=np.uint16)
+    image[..., 1, :, :] //= 9  # a range of its own shows that it was taken as a channel
+    path, place = tmp_path / "planes.tif", axes.index("S")
+    options = {"photometric": "rgb", "planarconfig": "separate"}
+    tifffile.imwrite(path, image, metadata={"axes": axes}, ome=ome, **options)
+    assert main(["restore", str(path), "-o", str(out), "--channel-axis", str(place), *model]) == 0
+    expected = dmgn.restore(image, model=tiny_checkpoint, channel_axis=place, **SETTINGS)
+    assert len(expected.provenance["intensity_range"]) == 3
+    np.testing.assert_array_equal(tifffile.imread(out / "planes_background.tif"), expected.background)
+    assert read_image(out / "planes_background.tif").rgb  # they are still colours
+    with tifffile.TiffFile(out / "planes_background.tif") as file:
+        assert file.series[0].axes == axes
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_no_rgb_gives_the_frames_of_a_stack_that_is_called_colours(dtype, tmp_path, model, tiny_checkpoint, out):
+    image = np.random.default_rng(6).integers(0, 200, (3, 30, 30)).astype(dtype)
+    path = tmp_path / "stack.tif"
+    with pytest.warns(DeprecationWarning, match="photometric"):
+        tifffile.imwrite(path, image)  # which calls three planes colours
+    assert main(["restore", str(path), "-o", str(out), "--no-rgb", *model]) == 0
+    expected = dmgn.restore(image, model=tiny_checkpoint, rgb=False, **SETTINGS)
+    for part in ("background", "noise_map"):
+        assert tifffile.imread(out / f"stack_{part}.tif").shape == image.shape
+    written = read_image(out / "stack_background.tif")
+    assert (written.axes, written.rgb) == ("CYX", False)
+    np.testing.assert_array_equal(written.array, expected.background)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "count", "extra"), [("rgb", 4, 1), ("rgb", 4, 2), ("rgb", 4, 0), ("minisblack", 2, 2)]
+)
+def test_further_samples_of_a_tiff_mean_the_same_in_the_results(
+    photometric, count, extra, tmp_path, model, tiny_checkpoint, out
+):
+    image = np.random.default_rng(6).integers(0, 4000, (16, 18, count), dtype=np.uint16)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric=photometric, planarconfig="contig", extrasamples=[extra])
+    assert main(["restore", str(path), "-o", str(out), *model]) == 0
+    with tifffile.TiffFile(out / "a_background.tif") as file:
+        written, known = file.asarray(), file.pages.first.extrasamples
+    assert known == (extra,)
+    if extra:
+        colours = image if photometric == "rgb" else image[..., [0, 0, 0, 1]]
+        expected = dmgn.restore(colours, model=tiny_checkpoint, rgb=True, **SETTINGS)
+        np.testing.assert_array_equal(written[..., 3], image[..., -1])
+    else:
+        expected = dmgn.restore(image, model=tiny_checkpoint, channel_axis=2, **SETTINGS)
+    np.testing.assert_array_equal(written, expected.background)
+
+
 # One report for each input, in a list, whatever became of them.
 
 

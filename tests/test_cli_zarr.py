@@ -149,6 +149,56 @@ def test_a_tiff_becomes_ome_zarr_with_its_axes_and_pixel_size(tmp_path, out, mod
     np.testing.assert_array_equal(np.asarray(written.array), expected.background.swapaxes(0, 1))
 
 
+def test_an_axis_of_an_unknown_name_counts_frames_and_keeps_it(tmp_path, out, model, tiny_checkpoint):
+    image = noise((3, 40, 36), "u2")
+    group = zarr.open_group(tmp_path / "scans.zarr", mode="w", zarr_format=3)
+    group.create_array("0", data=image)
+    axes = [{"name": "scan"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    assert main(["restore", str(tmp_path / "scans.zarr"), "-o", str(out), *model]) == 0
+    assert_results(out, dmgn.restore(image, model=tiny_checkpoint, rgb=False, **SETTINGS))
+    for part in PARTS:
+        written = zarr.open_group(out / part, mode="r")
+        assert written.attrs["ome"]["multiscales"][0]["axes"] == axes
+        assert written["0"].metadata.dimension_names == ("scan", "y", "x")
+
+
+@pytest.mark.parametrize("option", [["--channel-axis", "0"], ["--no-rgb"]])
+def test_axes_are_those_of_the_file_where_channels_are_called_colours(option, tmp_path, out, model, tiny_checkpoint):
+    image = noise((3, 40, 36), "u1")
+    source = store(tmp_path / "colours.ome.zarr", np.moveaxis(image, 0, -1), "YXS")
+    assert open_store(source).rgb
+    assert main(["restore", str(source), "-o", str(out), *option, *model]) == 0
+    axes = {"rgb": False} if option == ["--no-rgb"] else {"channel_axis": 0}
+    assert_results(out, dmgn.restore(image, model=tiny_checkpoint, **axes, **SETTINGS))
+    assert open_store(out, rgb=False).axes == "CYX"
+
+
+@pytest.mark.parametrize(("option", "axes"), [(["--channel-axis", "0"], "CYX"), (["--no-rgb"], "ZYX")])
+def test_axes_are_those_of_a_tiff_of_planes_of_colours(option, axes, tmp_path, out, model):
+    import tifffile
+
+    image = noise((3, 40, 36), "u1")
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", planarconfig="separate")
+    assert main(["restore", str(tmp_path / "a.tif"), "-o", str(out), *option, *model]) == 0
+    written = open_store(out)
+    assert (written.axes, written.array.shape) == (axes, image.shape)
+
+
+def test_colours_of_channels_become_colours_of_frames(tmp_path, out, model, tiny_checkpoint):
+    import tifffile
+
+    image = noise((2, 20, 24, 3), "u1")
+    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.series[0].axes == "CYXS"
+    assert main(["restore", str(tmp_path / "a.tif"), "-o", str(out), *model]) == 0
+    expected = dmgn.restore(image, model=tiny_checkpoint, rgb=True, **SETTINGS)
+    written = open_store(out)
+    assert written.axes == "ZYXS"
+    np.testing.assert_array_equal(np.asarray(written.array), expected.background)
+
+
 def test_a_coarser_level_is_read_where_asked_for(tmp_path, out, model):
     from napari_dmgn.files import blocks, fill
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+import struct
+import zlib
 from itertools import product
 
 import numpy as np
@@ -118,6 +120,24 @@ def test_the_colour_profile_goes_with_the_colours(tmp_path):
         assert "icc_profile" not in written.info
 
 
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("colours", ["RGB", "GRAY"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_profile_and_resolution_are_kept_whatever_the_depth(tmp_path, name, colours, kind):
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[16:20] = colours.ljust(4).encode()
+    facts = {"icc_profile": bytes(profile), "dpi": (300, 150)} | {"resolution": (300, 150), "resolutionunit": 2}
+    for image in (noise((6, 8, 3), kind), noise((6, 8), kind)):
+        write_image(tmp_path / name, image, like=ImageFile(array=image, metadata=facts))
+        source = read_image(tmp_path / name)
+        np.testing.assert_array_equal(source.array, image)
+        assert source.metadata.get("icc_profile") == (
+            bytes(profile) if (image.ndim == 3) == (colours == "RGB") else None
+        )
+        dots = source.metadata["dpi" if name == "a.png" else "resolution"]
+        assert dots == pytest.approx((300, 150), abs=0.1)
+
+
 def test_imagej_stacks_keep_their_axes_and_pixel_size(tmp_path):
     image = noise((2, 3, 6, 8), "u2")
     tifffile.imwrite(
@@ -196,6 +216,185 @@ def test_planes_of_colours_become_the_last_axis(tmp_path):
     source = read_image(tmp_path / "a.tif")
     assert (source.axes, source.rgb) == ("YXS", True)
     np.testing.assert_array_equal(source.array, np.moveaxis(image, 0, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_in_every_format(tmp_path, orientation):
+    image = noise((6, 9, 3), "u1")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
+    upright = read_image(tmp_path / "a.png").array
+    assert orientation == 1 or not np.array_equal(upright, image)
+
+    deep = image * np.uint16(257)
+    content, note = png_encode(deep), exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(note)) + b"eXIf" + note + struct.pack(">I", zlib.crc32(b"eXIf" + note))
+    for place in (33, len(content) - 12):  # after the header, before the end
+        (tmp_path / "b.png").write_bytes(content[:place] + chunk + content[place:])
+        np.testing.assert_array_equal(read_image(tmp_path / "b.png").array, upright * np.uint16(257))
+
+    tag = [(274, "H", 1, orientation, True)]
+    planes = np.moveaxis(image, -1, 0)
+    for stored, colours, options in (
+        (image, slice(None), {"photometric": "rgb"}),
+        (planes, slice(None), {"photometric": "rgb", "planarconfig": "separate"}),
+        (image[..., 0], 0, {"photometric": "minisblack"}),
+    ):
+        tifffile.imwrite(tmp_path / "a.tif", stored, extratags=tag, resolution=(3, 4), **options)
+        read = read_image(tmp_path / "a.tif")
+        np.testing.assert_array_equal(read.array, upright[..., colours])
+        assert read.metadata["resolution"] == ((3, 4) if orientation < 5 else (4, 3))
+        write_image(tmp_path / "b.tif", read.array, like=read)
+        np.testing.assert_array_equal(read_image(tmp_path / "b.tif").array, upright[..., colours])
+
+
+def test_stacks_lie_as_they_are_stored(tmp_path):
+    image = noise((4, 6, 9), "u1")
+    tag = [(274, "H", 1, 6, True)]
+    tifffile.imwrite(tmp_path / "a.tif", image, extratags=tag, photometric="minisblack", metadata={"axes": "ZYX"})
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, image)
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_inks_become_colours_as_those_of_jpeg(tmp_path, planes):
+    levels = np.array(list(product(range(0, 256, 15), repeat=2)), np.uint8)
+    inks = np.stack([levels[:, 0], 255 - levels[:, 0], levels[::-1, 0], levels[:, 1]], axis=-1).reshape(18, 18, 4)
+    expected = np.array(Image.fromarray(inks, mode="CMYK").convert("RGB"))
+    path = tmp_path / "a.tif"
+    for image, of_8_bits in ((inks, expected), (inks * np.uint16(257), expected * np.uint16(257))):
+        stored = image if planes == "contig" else np.moveaxis(image, -1, 0)
+        tifffile.imwrite(path, stored, photometric="separated", planarconfig=planes)
+        read = read_image(path)
+        assert (read.axes, read.rgb, read.array.dtype) == ("YXS", True, image.dtype)
+        assert np.abs(read.array.astype(int) - of_8_bits).max() <= (0 if image is inks else 128)  # rounding of 8 bits
+    write_image(tmp_path / "b.tif", read.array, like=read)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif").array, read.array)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "dtype", "seen"),
+    [
+        ("cielab", (6, 8, 3), "u1", "CIELAB, 3 samples of 8 bits"),
+        ("ycbcr", (6, 8, 3), "u1", "YCBCR, 3 samples of 8 bits"),
+        ("separated", (6, 8, 5), "u1", "SEPARATED, 5 samples of 8 bits"),
+        ("separated", (6, 8, 4), "f4", "SEPARATED, 4 samples of 32 bits"),
+    ],
+)
+def test_colours_that_are_none_of_ours_are_named(tmp_path, photometric, shape, dtype, seen):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(shape, dtype), photometric=photometric, planarconfig="contig")
+    words = f"cannot read {str(path)!r}: its colours are {seen}; wanted grayscale, RGB, a palette, or CMYK of 8 or 16 "
+    with pytest.raises(ValueError, match="^" + re.escape(words)):
+        read_image(path)
+
+
+def test_colours_that_jpeg_has_made_ycbcr_are_read(tmp_path):
+    rows, columns = np.mgrid[0:32, 0:48].astype(np.uint8)
+    image = np.stack([rows * 5, columns * 4, np.full_like(rows, 90)], axis=-1)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb", compression="jpeg", compressionargs={"level": 95})
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages.first.photometric == tifffile.PHOTOMETRIC.YCBCR
+    assert np.abs(read_image(tmp_path / "a.tif").array.astype(int) - image).mean() < 3
+
+
+def tags(path):
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        assert len(file.pages) == 1
+        return page.photometric, page.planarconfig, page.extrasamples, page.shape
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+@pytest.mark.parametrize(
+    ("photometric", "extra"),
+    [
+        ("rgb", [1]),
+        ("rgb", [2]),
+        ("rgb", [0]),
+        ("rgb", [0, 2]),
+        ("minisblack", [0]),
+        ("minisblack", [0, 0]),
+        ("minisblack", [0, 0, 2]),
+    ],
+)
+def test_further_samples_keep_their_meaning(tmp_path, planes, photometric, extra):
+    count = len(extra) + (3 if photometric == "rgb" else 1)
+    image = noise((6, 8, count), "u2")
+    colours = photometric == "rgb" and extra in ([1], [2])
+    stored = image if planes == "contig" else np.moveaxis(image, -1, 0)
+    source, result = tmp_path / "a.tif", tmp_path / "b.tif"
+    for ome in (False, True):
+        axes = "YXS" if planes == "contig" else "SYX"
+        options = {"photometric": photometric, "planarconfig": planes, "extrasamples": extra}
+        tifffile.imwrite(source, stored, metadata={"axes": axes}, ome=ome, **options)
+        read = read_image(source)
+        assert (read.rgb, read.channel_axis) == ((True, None) if colours else (False, read.axes.index("C")))
+        np.testing.assert_array_equal(read.array, image if colours else stored)
+        write_image(result, read.array, like=read, rgb=read.rgb)
+        again = read_image(result)
+        np.testing.assert_array_equal(again.array, read.array)
+        assert (again.axes, again.rgb) == (read.axes, read.rgb)
+        if not colours or planes == "contig":
+            assert tags(result) == tags(source)
+        else:  # planes of colours are written beside each other
+            assert tags(result)[2] == tags(source)[2]
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_gray_with_alpha_becomes_rgba_as_that_of_png(tmp_path, photometric, alpha):
+    image = noise((6, 8, 2), "u1")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric=photometric, planarconfig="contig", extrasamples=[alpha])
+    read = read_image(path)
+    assert (read.axes, read.rgb) == ("YXS", True)
+    gray = image[..., 0] if photometric == "minisblack" else 255 - image[..., 0]
+    np.testing.assert_array_equal(read.array, np.stack([gray, gray, gray, image[..., 1]], axis=-1))
+    write_image(path, read.array, like=read)
+    assert tags(path)[2] == (alpha,)
+
+
+def test_a_stack_of_further_samples_keeps_them_apart_from_colours(tmp_path):
+    image = noise((5, 6, 8, 4), "u1")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric="rgb", extrasamples=[0])
+    read = read_image(path)
+    assert (read.axes, read.rgb, read.channel_axis) == (None, None, 3)
+    write_image(path, image, like=read, rgb=False)
+    again = read_image(path)
+    np.testing.assert_array_equal(again.array, image)
+    assert again.channel_axis == 3
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("shape", [(6, 13), (3, 6, 13)])
+def test_one_bit_becomes_black_and_white_as_that_of_png(tmp_path, photometric, shape):
+    image = noise(shape, "u1") > 99
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, photometric=photometric)
+    read = read_image(path)
+    assert read.array.dtype == np.uint8
+    np.testing.assert_array_equal(read.array, np.where(image == (photometric == "minisblack"), 255, 0))
+    if image.ndim == 2:
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(read.array, np.array(picture.convert("L")))
+    write_image(path, read.array, like=read)
+    np.testing.assert_array_equal(read_image(path).array, read.array)
+
+
+def test_one_bit_of_a_palette_becomes_its_colours(tmp_path):
+    path = tmp_path / "a.tif"
+    image = noise((6, 16), "u1") > 99
+    palette = np.array([[0, 65535], [256 * 40, 0], [256 * 90, 256 * 7]], np.uint16)
+    tag = [(320, "H", 6, palette.ravel().tolist(), True)]
+    tifffile.imwrite(path, image, photometric="minisblack", extratags=tag)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        place = file.pages.first.tags["PhotometricInterpretation"].valueoffset
+    content[place : place + 2] = struct.pack("<H", 3)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_image(path).array, (palette.T >> 8).astype(np.uint8)[image.astype(int)])
 
 
 def test_white_is_the_largest_value(tmp_path):

@@ -1,5 +1,6 @@
 """Files that are large, or hold more than one image: read, mapped, chosen from, or refused in one line."""
 
+import contextlib
 import logging
 import re
 import struct
@@ -73,6 +74,59 @@ def test_a_whole_file_that_the_free_memory_does_not_hold_is_refused(tmp_path, mo
         read_image(tmp_path / name)
     monkeypatch.setattr(room, "_free_memory", lambda: None)  # a system that does not tell
     assert read_image(tmp_path / name).array.shape == image.shape
+
+
+PAGES = {
+    "plain": {"metadata": None},
+    "compressed": {"compression": "zlib"},
+    "big": {"metadata": None, "bigtiff": True},
+    "other byte order": {"metadata": None, "byteorder": ">"},
+    "ImageJ": {"imagej": True},
+    "OME": {"ome": True},
+    "one for all": {"truncate": True},
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_tiff_that_ends_before_its_last_page_is_refused_wherever_it_ends(tmp_path, name):
+    path = tmp_path / "a.tif"
+    image = noise((4, 6, 8), "u2")
+    tifffile.imwrite(path, image, photometric="minisblack", **PAGES[name])
+    np.testing.assert_array_equal(read_image(path).array, image)
+    content = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        last = file.pages[-1].offset
+    for end in (*range(0, last, 9), last - 1, last, last + 1):
+        path.write_bytes(content[:end])
+        with pytest.raises(ValueError, match="cannot read") as caught:
+            read_image(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_tiff_cut_between_pages_says_what_it_lacks(tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for _ in range(4):
+            file.write(noise((6, 8)), contiguous=False, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages[3].offset
+    path.write_bytes(path.read_bytes()[:offset])
+    words = f"a broken TIFF image (it ends after {offset} bytes, before its page 3, which lies at byte {offset})"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_image(path)
+
+
+def test_a_chain_of_pages_without_an_end_is_read_once(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise((6, 8)), metadata=None)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        page, form = file.pages.first, file.tiff
+        after = page.offset + form.tagnosize + len(page.tags) * form.tagsize
+    content[after : after + form.offsetsize] = struct.pack(form.offsetformat, page.offset)
+    path.write_bytes(content)
+    with contextlib.suppress(ValueError):  # older tifffile refuses it
+        assert read_image(path).array.shape[-2:] == (6, 8)
 
 
 LAYOUTS = {

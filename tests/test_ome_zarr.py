@@ -149,6 +149,51 @@ def test_colours_are_told_from_channels_by_what_omero_calls_them(tmp_path):
     assert open_store(channels, rgb=True).array.shape == (20, 30, 3)
 
 
+FOREIGN = [
+    ([("scan", None), ("y", "space"), ("x", "space")], "QYX"),
+    ([("cycle", "time"), ("scan", None), ("y", "space"), ("x", "space")], "TQYX"),
+    ([("s", None), ("y", "space"), ("x", "space")], "QYX"),
+    ([("t", "time"), ("exposure", "time"), ("y", "space"), ("x", "space")], "TQYX"),
+    ([("color", "channel"), ("depth", "space"), ("row", "space"), ("column", "space")], "CZYX"),
+    ([("T", "time"), ("Y", "space"), ("X", "space")], "TYX"),
+]
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize(("axes", "letters"), FOREIGN)
+def test_axes_are_told_by_their_whole_names_or_types_and_keep_them(version, axes, letters, tmp_path):
+    image = noise((3, 4, 20, 30) if len(axes) > 3 else (3, 20, 30))
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2 if version == "0.4" else 3)
+    group.create_array("0", data=image)
+    named = [{"name": name} | ({"type": kind} if kind else {}) for name, kind in axes]
+    described = {"axes": named, "datasets": [{"path": "0"}], "version": version}
+    if version == "0.4":
+        group.attrs["multiscales"] = [described]
+    else:
+        group.attrs["ome"] = {"version": version, "multiscales": [described]}
+    source = open_store(tmp_path / "a.zarr")
+    assert (source.axes, source.rgb) == (letters, False)
+    assert source.channel_axis == (0 if "C" in letters else None)
+    np.testing.assert_array_equal(np.asarray(source.array), image)
+
+    path = tmp_path / "b.zarr"
+    create_store(path, shape=image.shape, dtype="u1", axes=letters, chunk=16, like=source, name="b")
+    attributes = zarr.open_group(path, mode="r").attrs
+    attributes = attributes.get("ome", attributes)
+    assert attributes["multiscales"][0]["axes"] == named
+    assert "omero" not in attributes
+    assert open_store(path).axes == letters
+
+
+def test_axes_that_contradict_the_array_are_refused(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=noise((3, 20, 30)))
+    for axes in (["y", "x"], ["y", "y", "x"]):
+        group.attrs["multiscales"] = [{"axes": axes, "datasets": [{"path": "0"}]}]
+        with pytest.raises(ValueError, match=f"metadata are broken .*axes {', '.join(axes)} of an array of 3"):
+            open_store(tmp_path / "a.zarr")
+
+
 def test_older_versions_and_plain_arrays_are_read(tmp_path):
     image = noise((1, 2, 1, 20, 30), "u2")
     group = zarr.open_group(tmp_path / "old.zarr", mode="w", zarr_format=2)
@@ -210,7 +255,7 @@ def test_pixel_sizes_of_files(metadata, expected):
     assert axis_sizes(ImageFile(array=np.zeros((2, 2)), metadata=metadata)) == expected
 
 
-@pytest.mark.parametrize("axes", ["YXYX", "X", "TCZQYX", "CZ"])
+@pytest.mark.parametrize("axes", ["YXYX", "X", "TCZQYX", "CZ", "CYXS"])
 def test_axes_that_the_format_has_no_place_for(axes, tmp_path):
     image = np.zeros((2,) * len(axes), "u1")
     with pytest.raises(ValueError, match="images of 2 to 5 axes"):

@@ -12,6 +12,7 @@ pytest.importorskip("qtpy.QtCore", exc_type=ImportError)
 from napari.layers import Image
 
 from napari_dmgn import api
+from napari_dmgn.plugin.saving import axis_letters
 from napari_dmgn.plugin.source import capture
 from napari_dmgn.plugin.worker import Cancelled, Failed, Request, Restored, run
 
@@ -302,3 +303,9 @@ def test_model_is_let_go_where_the_user_wants_it(request_of, stack):
     assert zoo._load.cache_info().currsize > 0
     outcome_of(run(dataclasses.replace(request, keep_model=False), bool))
     assert zoo._load.cache_info().currsize == 0
+
+
+def test_channels_of_colours_are_saved_as_frames():
+    placement = {"axis_labels": ("c", "y", "x"), "units": ("pixel", "pixel", "pixel")}
+    assert axis_letters(placement, colours=False) == "CYX"
+    assert axis_letters(placement, colours=True) == "ZYXS"

@@ -71,7 +71,8 @@ class Job:
 
     def read(self) -> Any:
         """Load what `work` needs."""
-        return read_image(self.source, series=self.args.series)
+        image = read_image(self.source, series=self.args.series)
+        return image.as_stored() if _axes_are_the_files(self.args) else image
 
     def work(self, image: Any) -> Any:
         """Return what `write` needs."""
@@ -92,10 +93,11 @@ class Job:
         # Which masks there are, only the network knows.
         check_results([(self.source, masks.values())], inputs=[], overwrite=self.args.overwrite)
         paths = self.results | masks
+        colours = image.rgb or (self.args.channel_axis is not None and "S" in (image.axes or ""))
         with written_together(paths["background"].parent) as folder:
             for name, array in _arrays(restoration):
                 # Only colours are an axis that the map lacks, unless each of them was restored alone.
-                rgb = array.ndim > restoration.noise_map.ndim or bool(image.rgb and array.ndim == image.array.ndim)
+                rgb = array.ndim > restoration.noise_map.ndim or bool(colours and array.ndim == image.array.ndim)
                 write_image(folder / paths[name].name, array, like=image, rgb=rgb)
         return {"input": self.source, "outputs": paths, "provenance": restoration.provenance}
 
@@ -129,7 +131,9 @@ class StoreJob(Job):
     def work(self, image: Any) -> Any:
         """Restore and write; return the report."""
         args = self.args
-        source = Input(path=str(self.source.absolute()), level=args.level, rgb=args.rgb)
+        source = Input(
+            path=str(self.source.absolute()), level=args.level, rgb=False if _axes_are_the_files(args) else args.rgb
+        )
         run = StoreRun(
             source,
             Destination.of(args.output, self.results, self.source.name),
@@ -215,6 +219,11 @@ def _check_collection(source: Path, output: Path, args: argparse.Namespace) -> N
         raise UsageError(f"{str(output)!r} exists and is no Zarr store")
     if output.exists() and not args.overwrite and not (output / PARTS[0]).exists():
         raise UsageError(f"{str(output)!r} exists and is another image; pass --overwrite to replace it")
+
+
+def _axes_are_the_files(args: argparse.Namespace) -> bool:
+    """Whether the user speaks of axes as they are in the file, where colours are not always the last."""
+    return args.rgb is False or (args.rgb is None and args.channel_axis is not None)
 
 
 def _axes(image: ImageFile, args: argparse.Namespace) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rgb", action=argparse.BooleanOptionalAction, help="the last axis is colour or not (default: guess)"
     )
-    parser.add_argument("--channel-axis", type=int, metavar="N", help="restore each channel of this axis alone")
+    parser.add_argument("--channel-axis", type=int, metavar="N", help="restore each channel of the file's axis N alone")
     parser.add_argument("--masks", action="store_true", help="also write the deep-masking cells' masks (TIFF)")
     parser.add_argument(
         "--series", type=whole, metavar="N",

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from napari_dmgn.files.image_file import Array, ImageFile, axes_of
+from napari_dmgn.files.image_file import Array, ImageFile, RefusedError, axes_of
 from napari_dmgn.files.multiscale import create_store, open_to_write, read_notes, write_collection
 from napari_dmgn.files.ome_zarr import is_store, open_store
 from napari_dmgn.files.pictures import encode_png16, read_picture, read_png, write_picture
 from napari_dmgn.files.pyramid import Block, blocks, fill
-from napari_dmgn.files.tiff import NoSeriesError, read_tiff, write_tiff
+from napari_dmgn.files.tiff import read_tiff, write_tiff
 from napari_dmgn.files.transposed import Transposed
 
 __all__ = [
@@ -51,10 +51,12 @@ _KIND_OF_HEAD = {
 def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> ImageFile:
     """Read a PNG, JPEG or TIFF file; of a TIFF one series at full resolution.
 
-    Pictures come upright (EXIF orientation applied), palettes as RGB. Grayscale with alpha becomes
-    RGBA. The pixels' type is the file's; the extension has to be that of an image, but the content
-    decides which. A large TIFF whose pixels lie in the file as they are in memory is mapped: its
-    array is read-only, and is read from the file where it is indexed.
+    Pictures come upright (orientation of TIFF and EXIF applied), stacks as they lie in the file;
+    palettes and CMYK come as RGB, grayscale with alpha as RGBA. Samples of a TIFF that are neither
+    colours nor alpha, a fourth band say, make channels of all. The pixels' type is the file's, of 1 bit
+    uint8; the extension has to be that of an image, but the content decides which. A large TIFF whose
+    pixels lie in the file as they are in memory is mapped: its array is read-only, and is read from the
+    file where it is indexed.
 
     Parameters
     ----------
@@ -66,8 +68,8 @@ def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> Im
     ------
     FileNotFoundError
     ValueError
-        If the file is not an image of these formats, or a broken one, has no such series, or is
-        larger than the free memory.
+        If the file is not an image of these formats, or a broken one, has no such series or colours
+        of another kind, or is larger than the free memory.
     """
     path = Path(path)
     kind = _kind_of_name(path, "read")
@@ -86,7 +88,7 @@ def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> Im
         raise ValueError(f"{str(path)!r} is a {found} image and has no series; got series {series}")
     try:
         return read_tiff(path, series) if found == "TIFF" else {"PNG": read_png, "JPEG": read_picture}[found](path)
-    except (MemoryError, NoSeriesError):
+    except (MemoryError, RefusedError):
         raise
     except Exception as error:  # decoders raise whatever broken bytes lead them to
         reason = str(error) or type(error).__name__
@@ -133,7 +135,7 @@ def write_image(
         if kind == "TIFF":
             write_tiff(file, array, like, axes=axes, rgb=rgb)
         elif array.dtype.itemsize == 2:
-            file.write(encode_png16(array))
+            file.write(encode_png16(array, like))
         else:
             write_picture(file, kind, array, like)
 

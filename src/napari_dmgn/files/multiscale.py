@@ -45,7 +45,7 @@ def create_store(
     -----
     `pyramid.fill` makes the coarser levels of the finest one.
     """
-    if len(set(axes)) != len(axes) or not 2 <= len(axes) <= 5 or not {"Y", "X"} <= set(axes):
+    if len(set(axes.replace("S", "C"))) != len(axes) or not 2 <= len(axes) <= 5 or not {"Y", "X"} <= set(axes):
         raise ValueError(f"OME-Zarr holds images of 2 to 5 axes, each of them once; got {axes!r}")
     order = _stored_order(axes)
     letters = [axes[axis] for axis in order]
@@ -60,7 +60,7 @@ def create_store(
             shape=level_shape,
             dtype=np.dtype(dtype).newbyteorder("="),
             chunks=[min(pair) for pair in zip(chunks, level_shape, strict=True)],
-            **_array_options(version, letters),
+            **_array_options(version, letters, like),
         )
     image: dict[str, Any] = {
         "name": name,
@@ -114,19 +114,20 @@ def _level_sides(sides: list[int], chunk: int) -> list[list[int]]:
     return levels
 
 
-def _array_options(version: str, letters: list[str]) -> dict[str, Any]:
+def _array_options(version: str, letters: list[str], like: ImageFile) -> dict[str, Any]:
     if version == "0.4":
         return {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
-    return {"dimension_names": [_name(letter) for letter in letters]}
+    return {"dimension_names": [_name(letter, like) for letter in letters]}
 
 
-def _name(letter: str) -> str:
-    return "c" if letter == "S" else letter.lower()
+def _name(letter: str, like: ImageFile) -> str:
+    name: str = _known(letter, like).get("name", "c" if letter == "S" else letter.lower())
+    return name
 
 
 def _axis(letter: str, like: ImageFile) -> dict[str, Any]:
     known = _known(letter, like)
-    axis = {"name": _name(letter)}
+    axis = {"name": _name(letter, like)}
     kind = known.get("type", _KINDS.get("C" if letter == "S" else letter))
     return axis | ({"type": kind} if kind else {}) | {key: known[key] for key in ("unit",) if key in known}
 

@@ -12,6 +12,9 @@ from napari_dmgn.files.transposed import Transposed
 
 __all__ = ["COLOURS", "import_zarr", "is_store", "open_store"]
 
+# Types of the axes that are none of these by name, in the order in which they get the letters that are left.
+_LETTERS = {"T": "time", "C": "channel", "X": None, "Y": None, "Z": "space"}
+_SPARE = "QUVWABDEFGHIJKLMNOPR"  # of axes of frames; not S, which is colours
 _MARKERS = ("zarr.json", ".zgroup", ".zarray")
 COLOURS = {"FF0000": "red", "00FF00": "green", "0000FF": "blue"}
 """Names of the first channels of a colour picture, by what OME calls their colours."""
@@ -45,8 +48,8 @@ def open_store(path: Path, *, level: int = 0, rgb: bool | None = None) -> ImageF
     Returns
     -------
     ImageFile
-        `array` reads as it is indexed. `metadata["ngff"]` has the version, and type, unit, scale
-        and translation of each axis by its letter.
+        `array` reads as it is indexed. `metadata["ngff"]` has the version, and type, unit, scale,
+        translation and, where it says more than the letter, name of each axis by its letter.
 
     Raises
     ------
@@ -117,10 +120,29 @@ def _version(ome: Mapping[str, Any], image: Mapping[str, Any]) -> str:
 
 
 def _axes(image: Mapping[str, Any], ndim: int) -> dict[str, dict[str, Any]]:
-    """Type and unit of each axis by its letter; before version 0.4 axes had names only, or none."""
+    """Type, unit and, where it is another, name of each axis by its letter.
+
+    Before version 0.4 axes had names only, or none. An axis of no known name or type is one of frames:
+    its letter means nothing.
+    """
     axes = image.get("axes", "tczyx"[-ndim:])
     named = [dict(axis) if isinstance(axis, Mapping) else {"name": axis} for axis in axes]
-    return {str(axis.pop("name")).upper(): axis for axis in named}
+    names = [str(axis.pop("name")) for axis in named]
+    if len(names) != ndim or len({name.lower() for name in names}) != ndim:
+        raise ValueError(f"axes {', '.join(names)} of an array of {ndim}")
+    letters = [name.upper() if name.upper() in _LETTERS else "" for name in names]
+
+    def left(kind: str | None) -> list[int]:
+        return [i for i, axis in enumerate(named) if not letters[i] and kind in (None, axis.get("type"))]
+
+    for letter, kind in _LETTERS.items():
+        if letter not in letters and (places := left(kind)):
+            letters[places[-1]] = letter
+    for place, letter in zip(left(None), _SPARE, strict=False):
+        letters[place] = letter
+    for axis, name, letter in zip(named, names, letters, strict=True):
+        axis |= {} if name == letter.lower() else {"name": name}
+    return dict(zip(letters, named, strict=True))
 
 
 def _sizes(image: Mapping[str, Any], level: int, axes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -1,18 +1,25 @@
 """PNG and JPEG: Pillow for 8 bits a channel, imagecodecs for 16."""
 
 import struct
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from napari_dmgn.files.image_file import Array, ImageFile
+from napari_dmgn.files.image_file import Array, ImageFile, profile_for
+from napari_dmgn.files.orientation import upright
 from napari_dmgn.files.room import check_room
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile as OpenPicture
+
+_ORIENTATION = 0x0112  # of EXIF
+_METRES_PER_INCH = 0.0254
+_AFTER_HEADER = 33  # bytes: where PNG wants what is about its colours
 
 
 def read_png(path: Path) -> ImageFile:
@@ -27,10 +34,28 @@ def read_png(path: Path) -> ImageFile:
     width, height, _, kind = struct.unpack(">IIBB", header[16:26])
     channels = {0: 1, 4: 2, 6: 4}.get(kind, 3)
     check_room(path, (height, width, channels), 2 * height * width * channels + path.stat().st_size)
-    array = png_decode(path.read_bytes())
+    content = path.read_bytes()
+    array = upright(png_decode(content), _exif_orientation(content))
     if array.ndim == 3 and array.shape[-1] == 2:  # grayscale with alpha
         array = array[..., [0, 0, 0, 1]]
-    return _picture(array, {})
+    with _opened(path) as picture:
+        return _picture(array, _facts(picture))
+
+
+def _exif_orientation(png: bytes) -> int:
+    """Return what a PNG's eXIf says of how the picture lies in the file, wherever it stands."""
+    from PIL.Image import Exif
+
+    place = 8
+    while place + 8 <= len(png):
+        length, name = struct.unpack_from(">I4s", png, place)
+        if name == b"eXIf":
+            exif = Exif()
+            with suppress(Exception):  # as with 8 bits: a broken note is no broken picture
+                exif.load(png[place + 8 : place + 8 + length])
+                return int(exif.get(_ORIENTATION, 1))
+        place += 12 + length
+    return 1
 
 
 def read_picture(path: Path) -> ImageFile:
@@ -38,12 +63,17 @@ def read_picture(path: Path) -> ImageFile:
     from PIL import ImageOps
 
     with _opened(path) as picture:
-        metadata = {key: picture.info[key] for key in ("icc_profile", "dpi") if picture.info.get(key)}
+        metadata = _facts(picture)
         (width, height), gray = picture.size, picture.mode in ("1", "L")
         # Pillow holds a pixel of colours in 4 bytes, and on its way into an array a picture is there twice more.
         check_room(path, (height, width, 1 if gray else 3), height * width * (3 if gray else 10))
         ImageOps.exif_transpose(picture, in_place=True)
         return _picture(np.array(_plain(picture)), metadata)
+
+
+def _facts(picture: "Image") -> dict[str, Any]:
+    """Return what a file written like this one takes over."""
+    return {key: picture.info[key] for key in ("icc_profile", "dpi") if picture.info.get(key)}
 
 
 def _opened(path: Path) -> "OpenPicture":
@@ -92,17 +122,28 @@ def write_picture(file: BinaryIO, kind: str, array: Array, like: ImageFile) -> N
     from PIL import Image
 
     options = {key: value for key, value in like.metadata.items() if key == "dpi"}
-    profile = like.metadata.get("icc_profile")
-    # A profile says of which colours it speaks; one of RGB does not fit a grayscale map.
-    if profile and profile[16:20] == (b"GRAY" if array.ndim == 2 else b"RGB "):
+    profile = profile_for(like, rgb=array.ndim == 3)
+    if profile:
         options["icc_profile"] = profile
     if kind == "JPEG":
         options |= {"quality": 95, "subsampling": 0}
     Image.fromarray(np.ascontiguousarray(array)).save(file, format=kind, **options)
 
 
-def encode_png16(array: Array) -> bytes:
+def encode_png16(array: Array, like: ImageFile) -> bytes:
     """Return the bytes of a 16-bit PNG, grayscale or RGB(A)."""
     from imagecodecs import png_encode
 
-    return bytes(png_encode(np.ascontiguousarray(array, dtype=np.uint16)))
+    content = bytes(png_encode(np.ascontiguousarray(array, dtype=np.uint16)))
+    notes = b""
+    profile = profile_for(like, rgb=array.ndim == 3)
+    if profile:
+        notes += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+    if "dpi" in like.metadata:
+        across, down = (round(dots / _METRES_PER_INCH) for dots in like.metadata["dpi"])
+        notes += _chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
+    return content[:_AFTER_HEADER] + notes + content[_AFTER_HEADER:]
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -16,7 +16,7 @@ _UNITS = {
 
 
 def axis_sizes(image: ImageFile) -> dict[str, dict[str, Any]]:
-    """Return type, unit, scale and translation of the axes by their letters, as far as the file says them.
+    """Return name, type, unit, scale and translation of the axes by their letters, as far as the file says them.
 
     OME-XML says micrometres and seconds where it names no unit.
     """

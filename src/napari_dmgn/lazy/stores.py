@@ -42,7 +42,7 @@ class Input:
     ----------
     path : absolute
     level : of a multiscale image
-    rgb : as in `open_store`
+    rgb : as in `open_store`; False leaves the axes of files, too, in their order
     """
 
     path: str
@@ -117,7 +117,9 @@ def _changed(path: str) -> int:
 @lru_cache(maxsize=2)
 def _open(image: Input, changed: int) -> ImageFile:
     path = Path(image.path)
-    return open_store(path, level=image.level, rgb=image.rgb) if is_store(path) else read_image(path)
+    if is_store(path):
+        return open_store(path, level=image.level, rgb=image.rgb)
+    return read_image(path).as_stored() if image.rgb is False else read_image(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,8 @@ class StoreJob:
     def _letters(self, ndim: int) -> str:
         """A letter for each of the first axes: the file's own where it means the same, or else the usual ones."""
         layout, letters = self.volume.layout, self.image.open().axes
-        if not letters or len(letters) != len(layout.shape) or letters.endswith("S") != layout.rgb:
+        fits = letters and len(letters) == len(layout.shape) and ("S" in letters) == layout.rgb
+        if not letters or not fits or {"C", "S"} <= set(letters):  # OME-Zarr has one axis of channels
             named = {"y": "Y", "x": "X", "rgb": "S", "rgba": "S", "channel": "C"}
             spare = iter("ZTQ")  # from the right
             letters = "".join(named.get(axis) or next(spare) for axis in reversed(layout.axes))[::-1]

@@ -32,7 +32,8 @@ def axis_letters(placement: Mapping[str, Any], *, colours: bool) -> str:
     """Return a letter for each axis as in OME-TIFF; by the labels where they are such letters."""
     labels = [str(label).upper() for label in placement["axis_labels"]]
     named = "".join(labels)
-    if len(set(labels)) == len(labels) and set(labels) <= set("TZCYX") and named.endswith("YX"):
+    known = set("TZYX") if colours else set("TZCYX")  # colours are the one axis of channels of OME-Zarr
+    if len(set(labels)) == len(labels) and set(labels) <= known and named.endswith("YX"):
         return named + ("S" if colours else "")
     units = [str(unit) for unit in placement["units"]]
     spare = list(_SPARE)
