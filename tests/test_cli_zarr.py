@@ -185,18 +185,22 @@ def test_axes_are_those_of_a_tiff_of_planes_of_colours(option, axes, tmp_path, o
     assert (written.axes, written.array.shape) == (axes, image.shape)
 
 
-def test_colours_of_channels_become_colours_of_frames(tmp_path, out, model, tiny_checkpoint):
+@pytest.mark.parametrize(("axes", "kept"), [("CYXS", "ZYXS"), ("ZCYXS", "TZYXS")])
+def test_colours_of_channels_become_colours_of_frames(axes, kept, tmp_path, out, model, tiny_checkpoint):
     import tifffile
 
-    image = noise((2, 20, 24, 3), "u1")
-    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True)
+    image = noise((3, 2, 20, 24, 3)[5 - len(axes) :], "u1")
+    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True, metadata={"spacing": 5.0, "unit": "um", "axes": axes})
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
-        assert file.series[0].axes == "CYXS"
+        assert file.series[0].axes == axes
     assert main(["restore", str(tmp_path / "a.tif"), "-o", str(out), *model]) == 0
     expected = dmgn.restore(image, model=tiny_checkpoint, rgb=True, **SETTINGS)
     written = open_store(out)
-    assert written.axes == "ZYXS"
-    np.testing.assert_array_equal(np.asarray(written.array), expected.background)
+    assert written.axes == kept
+    channels_first = expected.background if axes == "CYXS" else expected.background.swapaxes(0, 1)
+    np.testing.assert_array_equal(np.asarray(written.array), channels_first)
+    if axes == "ZCYXS":  # slices stay slices
+        assert written.metadata["ngff"]["axes"]["Z"]["scale"] == 5.0
 
 
 def test_a_coarser_level_is_read_where_asked_for(tmp_path, out, model):

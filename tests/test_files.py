@@ -314,7 +314,7 @@ def tags(path):
         ("rgb", [0]),
         ("rgb", [0, 2]),
         ("minisblack", [0]),
-        ("minisblack", [0, 0]),
+        ("minisblack", [0, 0, 0, 0]),
         ("minisblack", [0, 0, 2]),
     ],
 )
@@ -339,6 +339,31 @@ def test_further_samples_keep_their_meaning(tmp_path, planes, photometric, extra
             assert tags(result) == tags(source)
         else:  # planes of colours are written beside each other
             assert tags(result)[2] == tags(source)[2]
+
+
+def test_three_grey_levels_side_by_side_are_colours_and_as_planes_channels(tmp_path):
+    image = noise((6, 8, 3), "u2")
+    options = {"photometric": "minisblack", "extrasamples": [0, 0], "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", image, planarconfig="contig", **options)  # as GDAL writes 16 bits
+    read = read_image(tmp_path / "a.tif")
+    assert read.rgb
+    np.testing.assert_array_equal(read.array, image)
+    tifffile.imwrite(tmp_path / "b.tif", np.moveaxis(image, -1, 0), planarconfig="separate", **options)
+    read = read_image(tmp_path / "b.tif")
+    assert (read.rgb, read.array.shape) == (False, (3, 6, 8))
+
+
+def test_a_broken_note_makes_no_broken_16_bit_png(tmp_path):
+    path = tmp_path / "a.png"
+    image = noise((6, 8, 3), "u2")
+    write_image(path, image)
+    content = path.read_bytes()
+    note = zlib.compress(bytes(2 << 20))  # larger than Pillow unpacks
+    for name, data in ((b"zTXt", b"Comment\0\0" + note), (b"tEXt", b"Comment\0x")):
+        check = zlib.crc32(name + data) ^ (name == b"tEXt")
+        chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+        path.write_bytes(content[:33] + chunk + content[33:])
+        np.testing.assert_array_equal(read_image(path).array, image)
 
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])

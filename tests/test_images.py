@@ -351,6 +351,13 @@ def test_ranges_that_are_none_are_refused(wanted):
     assert len(str(caught.value)) < 250
 
 
+def test_the_mask_of_a_dask_array_is_seen():
+    array = pytest.importorskip("dask.array")
+    masked = array.ma.masked_greater(array.from_array(np.arange(16.0).reshape(4, 4)), 3)
+    with pytest.raises(ValueError, match="mask would be lost"):
+        check_image(masked)
+
+
 def test_nothing_masked_is_no_mask():
     assert type(check_image(np.ma.masked_less(np.ones((3, 4)), 0))) is np.ndarray
 

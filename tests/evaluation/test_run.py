@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import napari_dmgn as dmgn
-from napari_dmgn.evaluation import Item, Method, PairSet, clean_set, iter_evaluate
+from napari_dmgn.evaluation import Item, Method, PairSet, clean_set, iter_evaluate, told_apart
 from napari_dmgn.metrics import score
 from napari_dmgn.model.cost import cost
 
@@ -182,6 +182,10 @@ def test_folders_of_one_name_are_told_apart_by_those_above(tmp_path, put, clean)
     assert list(dmgn.evaluate(folders[1:3], NOTHING).sets) == ["x/pairs", "y/pairs"]
     two = [(folder / "input", folder / "target") for folder in folders[::3]]
     assert list(dmgn.evaluate(two, NOTHING).sets) == ["pairs/input", "other/input"]
+    for place in ("x", "y"):
+        put(str(tmp_path / "a" / place / "1.png"), clean)
+    old, new = (replace(clean_set(tmp_path / "a" / place), name="Rain100L") for place in ("x", "y"))
+    assert [one.name for one in told_apart([old, new])] == ["x/Rain100L", "y/Rain100L"]  # folders of one parent
     for same in ([folders[0], folders[0]], [clean_set(folders[0] / "input"), clean_set(folders[1] / "input")]):
         with pytest.raises(ValueError, match=r"two sets are called .*; wanted different folders"):
             iter_evaluate(same, NOTHING)

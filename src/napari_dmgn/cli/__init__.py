@@ -72,7 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as stop:
             return _fail("stopped", _TERMINATED if isinstance(stop, _Terminated) else _INTERRUPTED, debug)
         except BrokenPipeError:  # the reader of our output, `head` say, has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except UsageError as error:
             return _fail(one_line(error), 2, debug)
@@ -119,8 +118,12 @@ def _any_name_on_stdout() -> Iterator[None]:
     try:
         yield
     finally:
-        if not stream.closed:
-            stream.reconfigure(errors=before)
+        try:
+            stream.reconfigure(errors=before)  # which writes what is left
+        except OSError:  # nobody takes it, and Python's end is not to try again
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from napari_dmgn.cli.sources import Source, check_results, result_path
 from napari_dmgn.files import ImageFile, is_store, read_image, read_notes, write_image
 from napari_dmgn.images import saturate, unit_to_dtype
 from napari_dmgn.lazy import Cluster, Destination, Here, Input, StoreRun
-from napari_dmgn.zoo import find_model, load_model
+from napari_dmgn.zoo import find_model, shared_model
 
 __all__ = ["Job", "Report", "StoreJob", "job_of", "made_by"]
 
@@ -144,7 +144,7 @@ class StoreJob(Job):
             dtype=args.dtype,
         )
         if not args.scheduler:  # what cannot run here is told before anything is written
-            load_model(args.model or task_of(args), args.device)
+            shared_model(args.model or task_of(args), args.device)
         bar = Bar(self.source.name)
         try:
             with Cluster(args.scheduler) if args.scheduler else Here() as workers, closing(run.steps(workers)) as steps:

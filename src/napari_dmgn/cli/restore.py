@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Restore every file; one that fails is reported at the end and the others go on."""
-    from napari_dmgn.zoo import find_model, load_model
+    from napari_dmgn.zoo import find_model, shared_model
 
     check_folder(args.output)
     jobs = _jobs(args)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     stopped: BaseException | None = None
     try:
         if len(waiting) > 1:  # a model that does not load fails once, not once a file
-            load_model(args.model or task_of(args))
+            shared_model(args.model or task_of(args))
         for job, outcome in _outcomes(waiting):
             if isinstance(outcome, Exception):
                 if len(jobs) == 1:

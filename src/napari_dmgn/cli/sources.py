@@ -96,10 +96,15 @@ def _inside(folder: Path, recursive: bool, stores: bool, output: Path | None) ->
         if _is_image(path, stores) or _leads_nowhere(path):
             yield path
         elif recursive and _is_searched(path, output):
-            try:
-                yield from _inside(path, recursive, stores, output)
-            except PermissionError as error:
-                warnings.warn(f"left out: {one_line(error)}", stacklevel=2)
+            yield from _below(path, stores, output)
+
+
+def _below(folder: Path, stores: bool, output: Path | None) -> Iterator[Path]:
+    """Yield the images in a folder that was found, and in those below; one that is locked is told and left out."""
+    try:
+        yield from _inside(folder, True, stores, output)
+    except PermissionError as error:
+        warnings.warn(f"left out: {one_line(error)}", stacklevel=2)
 
 
 def _leads_nowhere(path: Path) -> bool:
@@ -123,7 +128,7 @@ def _matching(pattern: Path, recursive: bool, stores: bool, output: Path | None)
         if not all(_is_searched(folder, output) for folder in path.parents if root in folder.parents):
             continue
         if _is_searched(path, output):
-            yield from _inside(path, recursive, stores, output)
+            yield from _below(path, stores, output)
         elif _is_image(path, stores):
             yield path
 

@@ -59,9 +59,9 @@ def method_of_model(
     """
     from napari_dmgn.api import restore
     from napari_dmgn.devices import resolve_device, resolve_precision
-    from napari_dmgn.zoo import load_model
+    from napari_dmgn.zoo import shared_model
 
-    loaded = load_model(model, device=device) if isinstance(model, (str, Path)) else model
+    loaded = shared_model(model, device=device) if isinstance(model, (str, Path)) else model
     metadata = loaded.metadata
     resolved = resolve_device(device)
 

@@ -179,7 +179,7 @@ def folder_set(inputs: str | Path, targets: str | Path, *, task: str | None = No
     ValueError
         A folder is missing or has no pictures.
     """
-    inputs, targets = Path(inputs).expanduser(), Path(targets).expanduser()
+    inputs, targets = expanded(inputs), expanded(targets)
     ours, theirs = _by_stem(inputs), _by_stem(targets)
     pairs = {stem: stem for stem in ours if stem in theirs}
     pairs |= _by_number([s for s in ours if s not in pairs], [s for s in theirs if s not in pairs])
@@ -220,7 +220,7 @@ def clean_set(folder: str | Path, *, task: str | None = None, crop: int | None =
     task : what the models should find nothing of; None is each model's own
     crop : side of the central square to take; None takes whole pictures
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
 
     def loader(path: Path) -> Callable[[], Pictures]:
         def load() -> Pictures:
@@ -257,13 +257,17 @@ def told_apart(sets: Sequence[PairSet]) -> list[PairSet]:
 
 def _full_name(one: PairSet, alike: Sequence[PairSet]) -> str:
     """Return a set's name after as many of the folders above as tell it from those of the same name."""
-    above = [other.folder.parent.parts for other in alike if other.folder is not None]
-    if len(alike) == 1 or one.folder is None or len(set(above)) < len(alike):
+    folders = [other.folder for other in alike if other.folder is not None]
+    if len(alike) == 1 or one.folder is None or len(set(folders)) < len(alike):
         return one.name
+    above = [folder.parent for folder in folders]
+    own = one.folder.parent
+    if len(set(above)) < len(alike):  # the name is not that of the folder, a public set's say
+        above, own = folders, one.folder
     depth = 1
-    while len({parts[-depth:] for parts in above}) < len(alike):
+    while len({folder.parts[-depth:] for folder in above}) < len(alike):
         depth += 1
-    return Path(*one.folder.parent.parts[-depth:], one.name).as_posix()
+    return Path(*own.parts[-depth:], one.name).as_posix()
 
 
 def central(picture: Array, crop: int | None) -> Array:

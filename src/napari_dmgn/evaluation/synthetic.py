@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from napari_dmgn.evaluation.reading import read_picture, unit
 from napari_dmgn.evaluation.sets import Item, PairSet, central, crop_note, protocol_of, ranked_pictures
+from napari_dmgn.paths import expanded
 from napari_dmgn.zoo import TASKS
 
 if TYPE_CHECKING:
@@ -64,8 +66,9 @@ def synthetic_set(
     from napari_dmgn.data import depth_maps
     from napari_dmgn.synthesis.mixtures import validation_parts
 
-    paths = ranked_pictures(Path(folder).expanduser())
-    maps = [] if depth is None else depth_maps(ranked_pictures(Path(depth).expanduser()))
+    folder = expanded(folder)
+    paths = ranked_pictures(folder)
+    maps = [] if depth is None else depth_maps(ranked_pictures(expanded(depth)))
     known = validation_parts(task)
     chosen = list(dict.fromkeys(known if parts is None else parts))
     if unknown := [part for part in chosen if part not in known]:
@@ -83,19 +86,19 @@ def synthetic_set(
                 depth=maps[index % len(maps)] if maps else None,
                 degrade=known[part],
                 # Of its own for each pair, whatever else is in the folder.
-                seed=int.from_bytes(hashlib.sha256(f"{seed}/{part}/{name}".encode()).digest()[:7], "big"),
+                seed=int.from_bytes(hashlib.sha256(os.fsencode(f"{seed}/{part}/{name}")).digest()[:7], "big"),
                 crop=crop,
             )
             items.append(Item(name=name, part=part, load=load))
     known_as = task if task in TASKS else resembles
     given = "" if depth is None else ", depth maps given"
     return PairSet(
-        name=f"{Path(folder).resolve().name} (synthetic {task})",
+        name=f"{folder.resolve().name} (synthetic {task})",
         task=known_as,
         protocol=None if known_as is None else protocol_of(known_as),
         items=tuple(items),
         notes=(f"synthetic {task}, {pairs} pairs, seed {seed}{given}", *crop_note(crop)),
-        folder=Path(folder).expanduser().resolve(),
+        folder=folder.resolve(),
     )
 
 

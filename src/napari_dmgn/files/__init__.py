@@ -109,7 +109,7 @@ def write_image(
     path : its extension names the format; an existing file is replaced
     array : TIFF takes any real type and number of axes, PNG 8 and 16 bits, JPEG 8 bits
     like : the file that `array` was made from; its axes, pixel size and profile are taken over
-    rgb : whether the last axis is RGB(A); None follows `like`, or else guesses by the shape
+    rgb : whether an axis, S of `like` or else the last, is RGB(A); None follows `like`, or else guesses by the shape
 
     Raises
     ------

@@ -38,8 +38,10 @@ def read_png(path: Path) -> ImageFile:
     array = upright(png_decode(content), _exif_orientation(content))
     if array.ndim == 3 and array.shape[-1] == 2:  # grayscale with alpha
         array = array[..., [0, 0, 0, 1]]
-    with _opened(path) as picture:
-        return _picture(array, _facts(picture))
+    facts: dict[str, Any] = {}
+    with suppress(Exception), _opened(path) as picture:  # it reads less than what has decoded the pixels
+        facts = _facts(picture)
+    return _picture(array, facts)
 
 
 def _exif_orientation(png: bytes) -> int:

@@ -57,7 +57,8 @@ def read_samples(array: Array, axes: str, page: "TiffPage") -> tuple[Array, str,
 
     Returns
     -------
-    array : colours on the last axis, gray with alpha as RGBA; channels where they were
+    array : colours on the last axis, gray with alpha as RGBA; channels where they were. Three samples side by
+        side are colours, also where the file calls them grey levels, as GDAL does with 16 bits
     axes : S for colours, C for channels
     facts : what `sample_options` needs to write the like
     """
@@ -67,11 +68,15 @@ def read_samples(array: Array, axes: str, page: "TiffPage") -> tuple[Array, str,
     samples = np.moveaxis(array, place, -1)
     count, extra = samples.shape[-1], tuple(int(kind) for kind in page.extrasamples)
     gray = page.photometric in (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK)
+    if gray:
+        channels = count != 3 or place < len(axes) - 1
+    else:
+        channels = count not in (3, 4) or (count == 4 and extra not in ((), *_ALPHAS))
     if page.photometric == PHOTOMETRIC.SEPARATED:
         samples = _rgb_of_cmyk(samples)
     elif gray and count == 2 and extra in _ALPHAS:
         samples = samples[..., [0, 0, 0, 1]]
-    elif gray or count not in (3, 4) or (count == 4 and extra not in ((), *_ALPHAS)):
+    elif channels:
         model = "rgb" if page.photometric == PHOTOMETRIC.RGB and count > 3 else "minisblack"
         facts = {"extrasamples": extra, "samples_at": place, "photometric": model}
         return array, axes.replace("C", "Q").replace("S", "C"), facts

@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -99,13 +99,15 @@ def check_image(image: npt.ArrayLike) -> Array:
     """Return the image as an array of numbers that can be restored; ValueError otherwise."""
     if isinstance(image, (str, bytes, os.PathLike)):
         raise ValueError(f"an image is an array; got the path {image!r}: read the file first")
-    if np.ma.is_masked(image):
-        raise ValueError("an image's mask would be lost: fill its pixels first, with NaN where they are to be left out")
     try:
-        array = np.asarray(image)
+        # A Dask array says what is masked when it is computed, and loses it on the way through NumPy.
+        array = np.asanyarray(cast(Any, image).compute() if hasattr(image, "__dask_graph__") else image)
     except (RuntimeError, TypeError, ValueError) as error:  # a tensor that requires a gradient, say
         reason = (str(error).splitlines() or ["it does not say why"])[0]
         raise ValueError(f"cannot read a {type(image).__name__} as an array of pixels: {reason}") from error
+    if np.ma.is_masked(array):
+        raise ValueError("an image's mask would be lost: fill its pixels first, with NaN where they are to be left out")
+    array = np.asarray(array)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"cannot restore an image of dtype {array.dtype}; wanted integers or floats")
     if array.ndim < 2:

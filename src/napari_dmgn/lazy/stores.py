@@ -181,7 +181,9 @@ class StoreJob:
         """A letter for each of the first axes: the file's own where it means the same, or else the usual ones."""
         layout, letters = self.volume.layout, self.image.open().axes
         fits = letters and len(letters) == len(layout.shape) and ("S" in letters) == layout.rgb
-        if not letters or not fits or {"C", "S"} <= set(letters):  # OME-Zarr has one axis of channels
+        if letters and fits and {"C", "S"} <= set(letters):  # OME-Zarr has one axis of channels: that of the colours
+            letters = letters.replace("C", next(letter for letter in "ZTQ" if letter not in letters))
+        elif not letters or not fits:
             named = {"y": "Y", "x": "X", "rgb": "S", "rgba": "S", "channel": "C"}
             spare = iter("ZTQ")  # from the right
             letters = "".join(named.get(axis) or next(spare) for axis in reversed(layout.axes))[::-1]

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_dmgn import zoo
+from napari_dmgn.paths import expanded
 from napari_dmgn.plugin.advanced import DEVICES
 from napari_dmgn.plugin.finetune_data import DataForm, FolderField
 from napari_dmgn.plugin.finetune_request import check_name, runs_folder
@@ -161,7 +162,7 @@ class FineTuneForm(QWidget):
     def root(self) -> Path:
         """Return the folder for runs; one that the user has typed need not exist."""
         text = str(self.root_field.edit.text()).strip()
-        return Path(text).expanduser() if text else runs_folder()
+        return expanded(text) if text else runs_folder()
 
     def settings(self, *, check: bool = False) -> dict[str, Any]:
         """Return the settings of a `FineTuneRequest`, without its data; ValueError says what is missing.

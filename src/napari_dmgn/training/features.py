@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from napari_dmgn import perceptual, vgg_weights
 from napari_dmgn.model.vgg import Vgg19
+from napari_dmgn.paths import expanded
 from napari_dmgn.training.settings import TrainConfig
 
 __all__ = ["check_crops", "read_features"]
@@ -30,7 +30,7 @@ def read_features(source: str) -> tuple[nn.Module, str]:
     """
     if source in ("vgg19", "download"):
         return _vgg(vgg_weights.load(fetch=source == "download")), vgg_weights.SHA256
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.suffix.lower() in (".pth", ".pt"):
         features: nn.Module = _vgg(vgg_weights.load(path))
     else:

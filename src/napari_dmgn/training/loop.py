@@ -14,6 +14,7 @@ import torch
 from napari_dmgn import checkpoint, perceptual
 from napari_dmgn.data import Batches, Collection, PicturePool
 from napari_dmgn.data.collection import Arrays
+from napari_dmgn.paths import expanded
 from napari_dmgn.training.budget import fit_steps
 from napari_dmgn.training.card import model_card
 from napari_dmgn.training.depth import read_depth
@@ -278,7 +279,7 @@ def _finish(training: _Training, event: TrainEvent) -> TrainEvent:
 def _name_of(start: str) -> str:
     path = Path(start)
     if path.name in (MODEL, BEST):  # what every run calls its own; the folder says which
-        return path.expanduser().absolute().parent.name or path.stem
+        return expanded(path).absolute().parent.name or path.stem
     return path.name.removesuffix(".safetensors")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from napari_dmgn import checkpoint
 from napari_dmgn.model.config import PRESETS
+from napari_dmgn.paths import expanded
 from napari_dmgn.training.optimiser import MuonAdamW
 from napari_dmgn.training.run import Run
 from napari_dmgn.training.settings import TrainConfig
@@ -80,8 +81,7 @@ def _anywhere(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _absolute(table: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {
-        name: str(Path(value).expanduser().absolute()) if name in names and value else value
-        for name, value in table.items()
+        name: str(expanded(value).absolute()) if name in names and value else value for name, value in table.items()
     }
 
 
