@@ -6,6 +6,8 @@ import contextlib
 import platform
 from pathlib import Path
 
+from napari_dmgn.words import brief
+
 __all__ = ["free_memory", "resolve_device", "resolve_precision"]
 
 _CPUS = Path("/proc/cpuinfo")
@@ -27,7 +29,7 @@ def resolve_device(device: str = "auto") -> str:
     import torch
 
     if not isinstance(device, (str, torch.device)):
-        raise ValueError(f"device is {_in_a_line(device)}; wanted auto, cpu, cuda, cuda:N or mps")
+        raise ValueError(f"device is {brief(device)}; wanted auto, cpu, cuda, cuda:N or mps")
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -55,14 +57,10 @@ def resolve_precision(precision: str, device: str) -> str:
         Not a precision.
     """
     if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {_in_a_line(precision)}; wanted one of {', '.join(PRECISIONS)}")
+        raise ValueError(f"unknown precision {brief(precision)}; wanted one of {', '.join(PRECISIONS)}")
     if precision != "auto":
         return precision
     return "bf16" if _has_bf16(device) else "float32"
-
-
-def _in_a_line(value: object) -> str:
-    return " ".join(repr(value).split())
 
 
 def _has_bf16(device: str) -> bool:

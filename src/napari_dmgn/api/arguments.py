@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from napari_dmgn import zoo
 from napari_dmgn.devices import resolve_device, resolve_precision
-from napari_dmgn.images import brief
+from napari_dmgn.words import brief
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model

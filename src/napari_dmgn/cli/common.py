@@ -92,11 +92,16 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
-def named_path(text: str) -> Path:
-    """Parse a path; an empty one, as a shell's unset variable leaves it, is not the current folder."""
+def named(text: str) -> str:
+    """Parse what names a file or folder; nothing, as a shell's unset variable leaves it, is not the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("an empty name; write . for the current folder")
-    return Path(text)
+    return text
+
+
+def named_path(text: str) -> Path:
+    """Parse a path; see `named`."""
+    return Path(named(text))
 
 
 def seed(text: str) -> int:

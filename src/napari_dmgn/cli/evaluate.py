@@ -14,6 +14,7 @@ from napari_dmgn.cli.common import (
     add_output_options,
     check_folder,
     halo,
+    named,
     named_path,
     positive,
     print_json,
@@ -36,7 +37,7 @@ _RESULTS = ("report.json", "report.md", "sheet.png")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn evaluate``."""
     parser.add_argument(
-        "data", nargs="+", metavar="[NAME=]DIR",
+        "data", type=named, nargs="+", metavar="[NAME=]DIR",
         help="a public test set (its folder's name or NAME says which: Rain100L, Rain100H, SOTS, O-HAZE, "
         "TestA, Real20, SIR2, CEILNet), a folder with folders of inputs and targets, or what synthesize wrote",
     )  # fmt: skip
@@ -133,8 +134,6 @@ def _sets(args: argparse.Namespace) -> "list[PairSet]":
         raise UsageError("--depth goes with --synthetic haze")
     sets = []
     for data in args.data:
-        if not data:
-            raise UsageError("an empty name; wanted a folder")
         name, equals, folder = data.partition("=")
         if Path(data).exists() or not equals:
             name, folder = "", data

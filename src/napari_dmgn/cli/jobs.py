@@ -169,22 +169,23 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
         If the arguments ask for what the results cannot be.
     """
     output, folder = args.output, args.output / source.folder
-    if is_store(source.path) and output.resolve().is_relative_to(source.path.resolve()):
+    collection, store = output.suffix.lower() == ".zarr", is_store(source.path)
+    here, there = source.path.resolve(), output.resolve()
+    if there.is_relative_to(here) or (collection and here.is_relative_to(there)):
         raise UsageError(f"the result {str(output)!r} would replace an input, or lie in it")
-    collection = output.suffix.lower() == ".zarr"
     if collection:
         results = {part: output / part for part in PARTS}
-        _check_collection(source.path, output, args)
+        _check_collection(output, args)
     else:
         # Series of one file have results beside each other.
         series = "" if args.series is None else f"series{args.series}_"
-        results = {part: result_path(folder, source.path, series + part) for part in PARTS}
-    if collection or is_store(source.path):
+        results = {part: result_path(folder, source.path, series + part, store=store) for part in PARTS}
+    if collection or store:
         if args.masks:
             raise UsageError("--masks is for results in files; OME-Zarr results have no masks")
         if args.series is not None:
             raise UsageError("--series is for TIFF images whose results are files, not OME-Zarr")
-        if args.level and not is_store(source.path):
+        if args.level and not store:
             raise UsageError(f"--level is for OME-Zarr images; {str(source.path)!r} has one resolution")
         return StoreJob(source=source.path, results=results, args=args)
     for name in ("level", "scheduler"):
@@ -212,9 +213,7 @@ def made_by(jobs: Iterable[Job]) -> Callable[[Path], bool]:
     return made
 
 
-def _check_collection(source: Path, output: Path, args: argparse.Namespace) -> None:
-    if source.resolve().is_relative_to(output.resolve()):
-        raise UsageError(f"the result {str(output)!r} would replace an input, or lie in it")
+def _check_collection(output: Path, args: argparse.Namespace) -> None:
     if output.exists() and not is_store(output):
         raise UsageError(f"{str(output)!r} exists and is no Zarr store")
     if output.exists() and not args.overwrite and not (output / PARTS[0]).exists():

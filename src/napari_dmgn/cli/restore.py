@@ -11,6 +11,7 @@ from napari_dmgn.cli.common import (
     add_model_options,
     add_output_options,
     check_folder,
+    named,
     one_line,
     print_json,
     task_of,
@@ -26,7 +27,7 @@ _DTYPES = ("same", "uint8", "uint16", "float32")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn restore``."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="IN",
+        "inputs", type=named, nargs="+", metavar="IN",
         help="PNG, JPEG, TIFF or OME-Zarr images, folders of them, or patterns in quotes: 'in/*.png'",
     )  # fmt: skip
     parser.add_argument(

@@ -47,10 +47,8 @@ def find_sources(
         If a word names nothing that can be read.
     """
     sources: dict[str, Source] = {}
-    for word in words:
-        if not str(word):  # a shell's unset variable; as a path it would be the current folder
-            raise UsageError("an empty name; wanted an image file, a folder or a pattern")
-        for source in _named(Path(word), recursive, stores, output):
+    for word in map(Path, words):
+        for source in _named(word, recursive, stores, output):
             sources.setdefault(os.path.abspath(source.path), source)
     return list(sources.values())
 
@@ -140,12 +138,12 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*parts[:wild])
 
 
-def result_path(folder: Path, source: Path, part: str) -> Path:
+def result_path(folder: Path, source: Path, part: str, *, store: bool = False) -> Path:
     """Return a result's file: of the input's kind, except that JPEG becomes PNG and loses nothing more."""
     stem, suffix = source.stem, source.suffix
     if suffix.lower() in (".jpg", ".jpeg"):
         suffix = ".png"
-    if suffix.lower() != ".zarr" and is_store(source):  # by any name
+    if store and suffix.lower() != ".zarr":  # a store by any name
         stem, suffix = source.name, ".zarr"
     if suffix.lower() == ".zarr" and not stem.lower().endswith(".ome"):
         suffix = ".ome.zarr"  # what is written is OME-Zarr, whatever was read

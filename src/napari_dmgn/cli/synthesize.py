@@ -14,6 +14,7 @@ from napari_dmgn.cli.common import (
     add_json_option,
     add_output_options,
     check_folder,
+    named,
     one_line,
     print_json,
     seed,
@@ -28,7 +29,9 @@ _PARTS = ("input", "background", "noise")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn synthesize``."""
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="clean PNG, JPEG or TIFF files, or folders of them")
+    parser.add_argument(
+        "inputs", type=named, nargs="+", metavar="IN", help="clean PNG, JPEG or TIFF files, or folders of them"
+    )
     add_output_options(parser)
     parser.add_argument("--task", choices=KINDS, default="rain", help="what to add (default: %(default)s)")
     parser.add_argument(
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: mixed, one is drawn for each image)",
     )  # fmt: skip
     parser.add_argument(
-        "--layer", nargs="+", metavar="IN",
+        "--layer", type=named, nargs="+", metavar="IN",
         help="pictures to reflect, or other planes for a veil, taken in turn "
         "(default: a photograph that is reflected; the image itself as other plane)",
     )  # fmt: skip

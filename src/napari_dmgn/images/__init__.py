@@ -8,7 +8,6 @@ from napari_dmgn.images.frames import FloatArray, Frame, Picture, read_frame
 from napari_dmgn.images.intensity import IntensityRange, check_range, find_ranges, saturate, unit_to_dtype
 from napari_dmgn.images.layout import Array, Layout, check_image, guess_rgb, read_layout
 from napari_dmgn.images.results import OUTPUTS, Results, output_arrays
-from napari_dmgn.images.words import brief
 
 __all__ = [
     "OUTPUTS",
@@ -19,7 +18,6 @@ __all__ = [
     "Layout",
     "Picture",
     "Results",
-    "brief",
     "check_image",
     "check_range",
     "find_ranges",

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_dmgn.images.layout import Array, Layout, split_alpha
-from napari_dmgn.images.words import brief
+from napari_dmgn.words import brief
 
 _BLOCK = 1 << 22
 

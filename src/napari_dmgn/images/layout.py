@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from napari_dmgn.images.words import brief
+from napari_dmgn.words import brief
 
 Array = npt.NDArray[Any]
 

@@ -138,8 +138,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check every setting before any work."""
-        for name in [f.name for f in fields(self)]:
-            object.__setattr__(self, name, plain(getattr(self, name)))
+        for setting in fields(self):
+            object.__setattr__(self, setting.name, plain(getattr(self, setting.name)))
         object.__setattr__(self, "phases", rows("phases", self.phases))
         for name in ("betas", "charbonnier", "rescale"):
             object.__setattr__(self, name, rows(name, [getattr(self, name)])[0])
