@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from napari_dmgn import perceptual as perceptual_module
 from napari_dmgn.perceptual import DistilledFeatures, VggFeatures, load_features
 
 # torchvision's vgg19().features up to relu5_1: (output channels, index) of each convolution, "M" a pooling.
@@ -94,3 +95,21 @@ def test_files_of_something_else_are_refused_in_one_line(tmp_path, vgg_file):
     for name in ("text", "missing"):
         with pytest.raises(ValueError, match="cannot read features file"):
             load_features(tmp_path / name)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2, 2), (1, 4, 3, 2), (2, 5, 4, 7), (1, 1, 2, 9)])
+def test_reflection_in_channels_last_memory_is_torchs(shape):
+    """What a GPU pads by; here on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64, generator=generator).contiguous(memory_format=torch.channels_last)
+    ours, theirs = x.clone(memory_format=torch.preserve_format).requires_grad_(), x.clone().requires_grad_()
+    found = perceptual_module._ReflectedOnce.apply(ours)
+    wanted = torch.nn.functional.pad(theirs, (1, 1, 1, 1), mode="reflect")
+    assert torch.equal(found, wanted)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn(wanted.shape, dtype=torch.float64, generator=generator)
+    kept = gradient.clone()
+    found.backward(gradient)
+    wanted.backward(gradient)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert torch.equal(gradient, kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -92,10 +92,47 @@ class DistilledFeatures(nn.Module):
                 x = F.max_pool2d(x, 2)  # half the resolution
             for i in range(1, count + 1):
                 conv = self.get_submodule(f"conv{level}{i}")
-                x = torch.relu(conv(F.pad(x, (1, 1, 1, 1), mode="reflect")))
+                x = torch.relu(conv(_reflected(x)))
                 if i == 1:
                     levels.append(self.get_submodule(f"conv{level}1_aux")(x))
         return levels
+
+
+def _reflected(x: Tensor) -> Tensor:
+    """Reflect (N, C, h, w) maps beyond their border by one position, h and w at least 2."""
+    if x.is_cuda and x.is_contiguous(memory_format=torch.channels_last):
+        padded: Tensor = _ReflectedOnce.apply(x)  # type: ignore[no-untyped-call]
+        return padded
+    return F.pad(x, (1, 1, 1, 1), mode="reflect")
+
+
+class _ReflectedOnce(torch.autograd.Function):
+    """F.pad(x, (1, 1, 1, 1), mode="reflect") in channels_last memory.
+
+    CUDA's own pads and their gradients come in the other layout, and every convolution between two then turns its
+    maps over and back: a fifth of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        padded = torch.empty((n, c, h + 2, w + 2), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        padded[:, :, 1:-1, 1:-1] = x
+        padded[:, :, 0, 1:-1] = x[:, :, 1]
+        padded[:, :, -1, 1:-1] = x[:, :, -2]
+        padded[:, :, :, 0] = padded[:, :, :, 2]
+        padded[:, :, :, -1] = padded[:, :, :, -3]
+        return padded
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        columns = gradients[0][:, :, :, 1:-1].clone(memory_format=torch.channels_last)
+        columns[:, :, :, 1] += gradients[0][:, :, :, 0]
+        columns[:, :, :, -2] += gradients[0][:, :, :, -1]
+        whole = columns[:, :, 1:-1].clone(memory_format=torch.channels_last)
+        whole[:, :, 1] += columns[:, :, 0]
+        whole[:, :, -2] += columns[:, :, -1]
+        return whole
 
 
 def load_features(path: str | Path) -> nn.Module:

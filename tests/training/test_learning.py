@@ -1,11 +1,14 @@
 """What a step does: schedule, average, decay, pairs; and that it learns."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from napari_dmgn.training import iter_train, train
 from napari_dmgn.training import run as run_module
 from napari_dmgn.training.schedule import Schedule
 
@@ -96,3 +99,39 @@ def test_steps_draw_different_pairs_and_each_its_own_again(pictures, tmp_path, s
         pairs.append(run.pair(source, 32, 2).input)
     assert torch.equal(pairs[0], pairs[2])
     assert not torch.equal(pairs[0], pairs[1])
+
+
+def test_pairs_drawn_ahead_are_those_of_whole_blocks_of_steps(pictures, tmp_path, settings, batches):
+    config = settings(pictures, tmp_path, draw_ahead=3)
+    run = run_module.Run(config)
+    source = batches(pictures, config)
+
+    def at(step, crop=32):
+        run.step = step
+        return run.pair(source, crop, 2)
+
+    first = [at(step) for step in range(4)]
+    assert [p.input.shape for p in first] == [(2, 3, 32, 32)] * 4
+    distinct = {p.input.numpy().tobytes() for p in first}
+    assert len(distinct) == 4
+    fresh = run_module.Run(config)
+    fresh.step = 1  # a run that is resumed within a block
+    again = fresh.pair(source, 32, 2)
+    for name in ("input", "background", "noise"):
+        assert torch.equal(getattr(again, name), getattr(first[1], name))
+    block = run_module.Run(replace(config, draw_ahead=1)).pair(source, 32, 6)  # the same seed, three steps' worth
+    joined = torch.stack([p.input for p in first[:3]], dim=1).flatten(0, 1)
+    assert torch.equal(joined, block.input)
+    assert at(2, crop=48).input.shape[-1] == 48  # a phase may end within a block
+
+
+def test_a_run_that_draws_ahead_resumes_where_it_was(pictures, tmp_path, settings):
+    whole = train(settings(pictures, tmp_path / "a", draw_ahead=3, steps=8))
+    config = settings(pictures, tmp_path / "b", draw_ahead=3, steps=8)
+    events = iter_train(config)
+    for event in events:
+        if event.step == 4:
+            events.close()
+    resumed = train(config, resume=True)
+    ours, theirs = load_file(whole), load_file(resumed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -6,6 +6,7 @@ import torch
 
 from napari_dmgn.model.config import NetworkConfig
 from napari_dmgn.model.network import DMGN
+from napari_dmgn.training import optimiser as optimiser_module
 from napari_dmgn.training.optimiser import MuonAdamW, build_optimiser
 
 SMALL = NetworkConfig(
@@ -95,3 +96,25 @@ def test_unknown_optimiser(network):
 def test_weights_in_another_memory_format_are_refused():
     with pytest.raises(ValueError, match="channels-last"):
         build_optimiser(DMGN(SMALL), "muon", **SETTINGS)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_matrices_that_are_updated_together_become_what_torchs_muon_makes_of_them():
+    shapes = [(8, 72), (12, 72), (8, 72), (40, 9), (8, 72), (40, 9)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        drawn = [torch.randn(4, *shape) for shape in shapes]
+    ours, theirs = ([torch.nn.Parameter(x[0].clone()) for x in drawn] for _ in range(2))
+    options = {"lr": 1e-2, "weight_decay": 0.1}
+    together = optimiser_module._Muon(ours, **options)
+    apart = torch.optim.Muon(theirs, **options, adjust_lr_fn="match_rms_adamw")
+    for step in range(1, 4):
+        for parameters in (ours, theirs):
+            for i, p in enumerate(parameters):
+                p.grad = None if i == 4 and step == 2 else drawn[i][step].clone()  # frozen for once
+        together.step()
+        apart.step()
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        moved = (b - drawn[i][0]).norm()
+        assert (a - b).norm() < 0.01 * moved  # both round to bfloat16
+        torch.testing.assert_close(together.state[a]["momentum_buffer"], apart.state[b]["momentum_buffer"])

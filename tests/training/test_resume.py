@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from napari_dmgn import checkpoint
 from napari_dmgn.data import collect, find_pictures
+from napari_dmgn.model.config import PRESETS
 from napari_dmgn.training import TrainConfig, iter_train, loop, state, train
 from napari_dmgn.training import run as run_module
 
@@ -147,11 +148,13 @@ def test_an_earlier_run_is_neither_lost_nor_mixed_up(pictures, uninterrupted, tm
     kept = (tmp_path / state.STATE).read_bytes()
     with pytest.raises(ValueError, match="holds an earlier run; resume it, or allow to overwrite it"):
         iter_train(config)
-    for change in ({"seed": 5}, {"steps": 24}, {"learning_rate": 2e-3}, {"losses": {"noise": 0}}, {"network": {}}):
+    for change in ({"seed": 5}, {"steps": 24}, {"learning_rate": 2e-3}, {"losses": {"noise": 0}}):
         ((name, seen),) = change.items()
         told = f"other settings than before: {name} is {seen!r}, wanted {config.to_dict()[name]!r}"
         with pytest.raises(ValueError, match=re.escape(told)):
             iter_train(replace(config, **change), resume=True)
+    with pytest.raises(ValueError, match=r"network is \{'width': 16\}, wanted \{'width': 8\}"):
+        iter_train(replace(config, network={**config.network, "width": 16}), resume=True)
     assert (tmp_path / state.STATE).read_bytes() == kept
     # Overwritten and killed before its first save: the earlier state must not come back.
     again = settings(pictures, tmp_path)
@@ -223,7 +226,7 @@ def test_a_state_from_before_digests_is_resumed(pictures, tmp_path, settings, ba
     path = tmp_path / state.STATE
     with safe_open(path, framework="pt") as file:
         saved = json.loads(file.metadata()["state"])
-    for name in ("data", "steps", "groups", "best", "loss", "stale", "stopped", "threads"):
+    for name in ("data", "network", "steps", "groups", "best", "loss", "stale", "stopped", "threads"):
         del saved[name]
     for name in ("groups", "patience", "recipe", "sources"):
         del saved["config"][name]
@@ -240,10 +243,36 @@ def test_a_state_from_before_gains_is_resumed_without(pictures, tmp_path, settin
     path = tmp_path / state.STATE
     with safe_open(path, framework="pt") as file:
         saved = json.loads(file.metadata()["state"])
-    del saved["data"], saved["config"]["network"]["background_gain"]
+    del saved["data"], saved["network"], saved["config"]["network"]["background_gain"]
     checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(saved)})
     config = TrainConfig(**state.read_config(tmp_path))
     assert not config.network_config().background_gain
     assert next(iter_train(config, resume=True)).step == 2
     with pytest.raises(ValueError, match=r"cannot resume .*: other settings than before: network is"):
         iter_train(old, resume=True)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_run_keeps_its_network_when_its_preset_gets_more_cells(told, pictures, tmp_path, settings, monkeypatch):
+    """Of a state that says its network, and of an earlier one that does not."""
+    network = dict(settings(pictures, tmp_path).network)
+    few = {name: network.pop(name) for name in ("bottleneck_cells", "refine_dilations")}
+    config = settings(pictures, tmp_path, network=network)
+    preset = PRESETS["compact"]
+    monkeypatch.setitem(PRESETS, "compact", replace(preset, **few))
+    next(events := iter_train(config))
+    events.close()
+    if not told:
+        path = tmp_path / state.STATE
+        with safe_open(path, framework="pt") as file:
+            saved = json.loads(file.metadata()["state"])
+        del saved["network"]
+        checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(saved)})
+    assert TrainConfig(**state.read_config(tmp_path)).network == network
+    began = config.network_config()
+    monkeypatch.setitem(PRESETS, "compact", replace(preset, bottleneck_cells=2, refine_dilations=(1, 2, 1)))
+    resumed = TrainConfig(**state.read_config(tmp_path))
+    assert resumed.network_config() == began
+    with pytest.raises(ValueError, match=r"network is \{'bottleneck_cells': 2, .*wanted \{'bottleneck_cells': 1, "):
+        iter_train(config, resume=True)
+    assert next(iter_train(resumed, resume=True)).step == 2

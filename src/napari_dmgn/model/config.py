@@ -276,7 +276,7 @@ _OFFICIAL_DIRECT = NetworkConfig(
 )
 
 PRESETS: dict[str, NetworkConfig] = {
-    "compact": NetworkConfig(background_gain=True),
+    "compact": NetworkConfig(background_gain=True, bottleneck_cells=8, refine_dilations=(1, 2, 4, 1, 2, 1)),
     "base": NetworkConfig(
         background_gain=True,
         trunk_stride=2,

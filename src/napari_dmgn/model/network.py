@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from napari_dmgn.model.generators import Branch, Refiner
 from napari_dmgn.model.results import NetworkOutput, Separated
 from napari_dmgn.model.vgg import HypercolumnHead
 
-__all__ = ["DMGN", "NetworkOutput", "Separated", "with_gain"]
+__all__ = ["DMGN", "NetworkOutput", "Separated"]
 
 IMAGE_CHANNELS = 3
 
@@ -307,19 +305,6 @@ def _gained(made: Tensor, clear: Tensor) -> Tensor:
     """Join a generator's residual and its gain, (N, 2 C, h, w), with the image that is multiplied."""
     residual, gain = made.chunk(2, dim=1)
     return torch.addcmul(residual, gain, clear)
-
-
-def with_gain(network: DMGN) -> DMGN:
-    """Return a network that also makes gains (`NetworkConfig.background_gain`), all 0: the same function.
-
-    It shares the weights of the one that is given.
-    """
-    with torch.device("meta"):  # without drawing weights that would be replaced
-        widened = DMGN(replace(network.config, background_gain=True))
-    like = network.refiner.out.weight
-    state = {name: like.new_zeros(t.shape) for name, t in widened.state_dict().items() if ".gain." in name}
-    widened.load_state_dict({**state, **network.state_dict()}, assign=True)
-    return widened
 
 
 def _named(prefix: str, masks: list[Tensor] | None) -> dict[str, Tensor]:

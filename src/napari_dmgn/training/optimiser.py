@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,7 +105,7 @@ class MuonAdamW:
             if matrix.data_ptr() != weight.data_ptr():
                 raise ValueError("Muon needs weights in channels-last memory; place the network first")
         self.adamw = adamw
-        self.muon = torch.optim.Muon(
+        self.muon = _Muon(
             [{"params": self.matrices, "rate_scale": rate_scale}],
             lr=rate,
             weight_decay=weight_decay,
@@ -126,7 +127,7 @@ class MuonAdamW:
         """Update all parameters by their gradients."""
         for weight, matrix in zip(self.convolutions, self.matrices, strict=True):
             matrix.grad = None if weight.grad is None else _matrix(weight.grad)
-        self.muon.step()  # type: ignore[no-untyped-call]
+        self.muon.step()
         self.adamw.step()
         for matrix in self.matrices:
             matrix.grad = None
@@ -161,6 +162,52 @@ class MuonAdamW:
     @property
     def _adamw_parameters(self) -> int:
         return sum(len(g["params"]) for g in self.adamw.param_groups)
+
+
+class _Muon(torch.optim.Muon if hasattr(torch.optim, "Muon") else object):  # type: ignore[misc]
+    """torch's Muon ("match_rms_adamw"), with all matrices of one shape in one product.
+
+    A GPU waits longer for the launches of single ones than it works on them.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters that have gradients."""
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike.setdefault(p.shape, []).append(p)
+            for shape, parameters in alike.items():
+                self._update(group, shape, parameters)
+
+    def _update(self, group: dict[str, Any], shape: torch.Size, parameters: list[Tensor]) -> None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        momenta = [self.state[p]["momentum_buffer"] for p in parameters]
+        momentum, rate = group["momentum"], float(group["lr"])
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        ahead = torch.stack([*torch._foreach_lerp(gradients, momenta, momentum)])  # Nesterov's
+        updates = _orthogonal(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        updates = updates.to(ahead.dtype).mul_(-rate * 0.2 * math.sqrt(max(shape)))  # as large as AdamW's
+        torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        torch._foreach_add_(parameters, [*updates.unbind()])
+
+
+def _orthogonal(x: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """Return the semi-orthogonal matrices next to (K, O, I) ones, about, in bfloat16 (Newton-Schulz)."""
+    a, b, c = coefficients
+    x = x.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)  # no singular value above 1
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def _matrix(weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from napari_dmgn import checkpoint, devices, zoo
 from napari_dmgn.data import Batches
 from napari_dmgn.losses import restoration_loss
-from napari_dmgn.model.network import DMGN, NetworkOutput, with_gain
+from napari_dmgn.model.growth import can_grow, grow
+from napari_dmgn.model.network import DMGN, NetworkOutput
 from napari_dmgn.perceptual import Features
 from napari_dmgn.synthesis.degradation import TensorPair
 from napari_dmgn.training.adversary import Adversary
@@ -26,6 +27,7 @@ from napari_dmgn.training.settings import TrainConfig
 
 __all__ = ["Done", "Run", "Timing"]
 
+_IMAGES = ("input", "background", "noise")
 _STEP_SEEDS = 1_000_003  # a prime: seeds of different runs do not fall onto each other's steps
 
 
@@ -91,6 +93,7 @@ class Run:
         self.validated = 0  # step of the last one
         self.stopped = ""  # why the run ended before its last step
         self.between_steps = True
+        self._ahead: tuple[tuple[int, int, int], TensorPair] | None = None  # pairs of several steps: from, crop, batch
         self.groups = self._groups()
         if isinstance(features, nn.Module):
             features.to(self.device)
@@ -99,7 +102,7 @@ class Run:
         with seeded(config.seed):
             self.network = DMGN(config.network_config())
         if config.start is not None:
-            self.network.load_state_dict(_start(config, self.network).state_dict())
+            grow(_start(config, self.network), self.network)
         self._freeze()
         self.network.place(self.device)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
@@ -170,27 +173,40 @@ class Run:
         """Let go of what only steps need: the wrapped networks, which tie processes together, and the discriminator."""
         self._forward = None
         self.adversary = None
+        self._ahead = None
 
-    def seed(self) -> int:
-        """Return the seed of the current step's randomness."""
-        return self.config.seed * _STEP_SEEDS + self.step
+    def seed(self, step: int | None = None) -> int:
+        """Return the seed of a step's randomness, by default the current one's."""
+        return self.config.seed * _STEP_SEEDS + (self.step if step is None else step)
 
     def pair(self, batches: Batches, crop: int, batch: int, timing: Timing | None = None) -> TensorPair:
         """Make the current step's pairs: those groups of the batch that are this process's."""
-        timing = timing or Timing()
+        steps = self.config.draw_ahead
+        if steps == 1:
+            return self._made(batches, crop, batch, self.step, timing or Timing())
+        first = self.step - self.step % steps
+        made = (first, crop, batch)
+        if self._ahead is None or self._ahead[0] != made:
+            self._ahead = None  # not both in memory
+            self._ahead = made, self._made(batches, crop, steps * batch, first, timing or Timing())
+        pair, i = self._ahead[1], self.step - first
+        ours = {name: getattr(pair, name)[i::steps].contiguous() for name in _IMAGES}
+        return TensorPair(**ours, parameters={})
+
+    def _made(self, batches: Batches, crop: int, batch: int, step: int, timing: Timing) -> TensorPair:
         per_process = self.groups // self.processes.size
         first = self.processes.rank * per_process
         parts = []
         for group in range(first, first + per_process):
             clock = self._clock()
-            crops = batches.crops(batch // self.groups, crop, self.seed(), group=group)
+            crops = batches.crops(batch // self.groups, crop, self.seed(step), group=group)
             made = self._clock()
-            parts.append(batches.pair(crops, self.seed(), group=group))
+            parts.append(batches.pair(crops, self.seed(step), group=group))
             timing.data += made - clock
             timing.synthesis += self._clock() - made
         if len(parts) == 1:
             return parts[0]
-        joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("input", "background", "noise")}
+        joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in _IMAGES}
         return TensorPair(**joined, parameters={})
 
     def _clock(self) -> float:
@@ -249,7 +265,7 @@ class Run:
         """Do the work of a step without changing anything, to see how long it takes."""
         kept = None if self.adversary is None else self.adversary.network.state_dict()
         kept = None if kept is None else {name: tensor.clone() for name, tensor in kept.items()}
-        pair = self.pair(batches, crop, batch)
+        pair = self._made(batches, crop, batch, self.step, Timing())
         loss, _, output = self._loss(pair)
         self.processes.backward(loss)
         if self.adversary is not None and kept is not None:
@@ -337,9 +353,7 @@ class Run:
 
 def _start(config: TrainConfig, network: DMGN) -> DMGN:
     assert config.start is not None
-    started = checkpoint.load(zoo.find_model(config.start).path)
-    if started.config == network.config:
-        return started.network
-    if started.config == replace(network.config, background_gain=False):
-        return with_gain(started.network)
+    started = checkpoint.load(zoo.find_model(config.start).path).network
+    if can_grow(started.config, network.config):
+        return started
     raise ValueError(f"start {config.start} has another network than the settings; preset 'start' is its own")

@@ -25,7 +25,15 @@ __all__ = ["TrainConfig"]
 _CARD_OF_THE_RUN = ("comparison", "created", "input_range", "name", "scores", "task", "training", "version")
 # Whether this machine has it is seen when the training starts: settings may be made on another one.
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:\d+)?")
-_WHOLE = ("steps", "validation_pictures", "validation_crop", "validate_every", "discriminator_width", "groups")
+_WHOLE = (
+    "steps",
+    "validation_pictures",
+    "validation_crop",
+    "validate_every",
+    "discriminator_width",
+    "draw_ahead",
+    "groups",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,7 @@ class TrainConfig:
     Not used by the recipe "paper", whose L1 is plain."""
     start: str | None = None
     """Model to start from: a file, or a model's name; None starts from random weights. Its network is that of these
-    settings, or lacks only the gains, which then start at 0."""
+    settings, or that without some of its last cells or without gains, which then begin as (nearly) nothing."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are: prefixes of parameters' names, such as "head" or "background_branch.cells"."""
     steps: int = 10_000
@@ -116,6 +124,9 @@ class TrainConfig:
     """"auto", "bf16" (autocast) or "float32"."""
     compile: bool | str = "auto"
     """Compile the network: true, false, or "auto", which is true on CUDA."""
+    draw_ahead: int = 1
+    """Steps whose pairs are made in one go: a GPU takes hardly longer for several than for one. Other pairs are drawn
+    then, of the same kind."""
     groups: int = 1
     """Parts of a batch that are drawn apart. Of several processes each makes its own; one process
     with as many groups makes the same batches."""

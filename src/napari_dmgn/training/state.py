@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,6 @@ _FREE = {
     "card", "compile", "data", "depth", "device", "features", "half", "name", "patience", "run", "save_minutes",
     "validate_every", "validation",
 }  # fmt: skip
-# Presets that came to have gains; their networks before that are the same without.
-_GAINED = [name for name, preset in PRESETS.items() if preset.background_gain]
 # What features that are no file are called.
 _DOWNLOADS = ("vgg19", "download")
 # What of a setting is compared.
@@ -52,6 +50,7 @@ def save_state(run: Run) -> None:
         tensors |= _moments("discriminator_optimiser/", run.adversary.optimiser)
     state = {
         "config": _anywhere(run.config.to_dict()),
+        "network": run.network.config.to_dict(),  # presets and models to start from may come to have other ones
         "data": run.digest,
         "step": run.step,
         "steps": run.steps,
@@ -105,7 +104,7 @@ def load_state(run: Run) -> None:
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"cannot resume {run.config.run}: {path} is damaged: {error}") from error
-    _check_same_run(run.config, state["config"])
+    _check_same_run(run.config, state)
     _tell_threads(run, state.get("threads"))
     if run.digest and state.get("data", run.digest) != run.digest:
         raise ValueError(f"cannot resume {run.config.run}: other training pictures than before")
@@ -142,7 +141,15 @@ def read_config(folder: str | Path) -> dict[str, Any] | None:
         The file is damaged.
     """
     folder = Path(folder)
-    return dict(_read(folder)["config"]) if (folder / STATE).exists() else None
+    if not (folder / STATE).exists():
+        return None
+    state = _read(folder)
+    settings = dict(state["config"])
+    if settings.get("preset") in PRESETS:
+        network = settings.get("network") or {}
+        if {**PRESETS[settings["preset"]].to_dict(), **network} != state["network"]:
+            settings["network"] = state["network"]
+    return settings
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -150,15 +157,28 @@ def _read(folder: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = json.loads(file.metadata()["state"])
-            gains = any(".gain." in name for name in file.keys())  # noqa: SIM118 - the file is no mapping
+            names = list(file.keys())
         if not isinstance(state["config"], dict):
             raise ValueError("it has no settings")
-        if not gains and state["config"].get("preset") in _GAINED:  # of a time when the preset had none
-            network = state["config"].get("network") or {}
-            state["config"]["network"] = {**network, "background_gain": False}
+        state.setdefault("network", _earlier_network(state["config"], names))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot resume {folder}: {path} is damaged: {error}") from error
     return state
+
+
+def _earlier_network(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the network of a state that does not say it: presets had fewer cells then, or no gains."""
+    if settings.get("preset") not in PRESETS:
+        return None
+    network = {**PRESETS[settings["preset"]].to_dict(), **(settings.get("network") or {})}
+    network["background_gain"] = any(".gain." in name for name in names)
+    network["bottleneck_cells"] = _count(names, "network/background_branch.cells.")
+    network["refine_dilations"] = list(network["refine_dilations"])[: _count(names, "network/refiner.cells.")]
+    return network
+
+
+def _count(names: Sequence[str], prefix: str) -> int:
+    return len({name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)})
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -197,9 +217,13 @@ def _tell_threads(run: Run, before: int | None) -> None:
         _logger.warning(told, now, before)
 
 
-def _check_same_run(config: TrainConfig, saved: Mapping[str, Any]) -> None:
+def _check_same_run(config: TrainConfig, state: Mapping[str, Any]) -> None:
     now = config.to_dict()
-    before = {**TrainConfig().to_dict(), **saved}  # a state may be older than a setting
+    before = {**TrainConfig().to_dict(), **state["config"]}  # a state may be older than a setting
+    if (kept := state["network"]) is not None:
+        ours = config.network_config().to_dict()
+        different = [name for name in ours if ours[name] != kept.get(name, ours[name])]
+        now["network"], before["network"] = ({n: values[n] for n in different} for values in (ours, kept))
     for settings in (now, before):  # folders may move; the pictures themselves are compared by their digest
         settings["sources"] = [source.get("weight", 1.0) for source in settings["sources"]]
         settings["start"] = settings["start"] and Path(settings["start"]).name

@@ -1,0 +1,84 @@
+"""A network that continues a smaller one begins as nearly the same function."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from napari_dmgn.model.config import NetworkConfig
+from napari_dmgn.model.growth import can_grow, grow
+from napari_dmgn.model.network import DMGN
+
+IMAGES = ("background", "coarse", "noise", "noise_map")
+SMALL = NetworkConfig(
+    width=8,
+    head_levels=2,
+    branch_widths=(8, 12),
+    bottleneck_cells=1,
+    refine_dilations=(1, 2),
+    attention_reduction=4,
+)
+MORE = {"bottleneck_cells": 3, "refine_dilations": (1, 2, 4, 1)}
+
+
+def build(config, seed=1):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = DMGN(config).eval()
+        for part in (network.background_branch, network.noise_branch, network.refiner):
+            torch.nn.init.normal_(part.out.weight, std=0.05)
+            if part.gain is not None:
+                torch.nn.init.normal_(part.gain.weight, std=0.5)
+    return network
+
+
+def difference(a, b):
+    image = torch.rand((2, 3, 48, 64), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        ours, theirs = a(image), b(image)
+    return max((getattr(ours, name) - getattr(theirs, name)).abs().max() for name in IMAGES)
+
+
+def test_gains_alone_change_nothing():
+    small, large = build(SMALL), build(replace(SMALL, background_gain=True), seed=2)
+    assert difference(small, large) > 0.05
+    grow(small, large)
+    assert difference(small, large) < 1e-6
+
+
+@pytest.mark.parametrize("gain", [False, True])
+def test_further_cells_begin_as_nearly_nothing_and_learn(gain):
+    small, large = build(replace(SMALL, background_gain=gain)), build(replace(SMALL, **MORE, background_gain=True), 2)
+    before = difference(small, large)
+    grow(small, large)
+    assert difference(small, large) < 0.02 * before
+    large(torch.rand(1, 3, 32, 32)).background.mean().backward()
+    for cell in (large.background_branch.cells[2], large.noise_branch.cells[1], large.refiner.cells[3]):
+        assert cell.conv1.weight.grad.any()
+        assert cell.conv2.weight.grad.any()
+    assert all(torch.equal(w, dict(large.named_parameters())[name]) for name, w in small.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 16},
+        {"refine_dilations": (2, 1, 1)},
+        {"refine_dilations": (1,)},
+        {"bottleneck_cells": 2, "cells": "plain"},
+        {"noise_map": False},
+    ],
+)
+def test_other_networks_are_no_continuation(changes):
+    large = build(replace(SMALL, **changes), seed=2)
+    assert not can_grow(SMALL, large.config)
+    kept = {name: tensor.clone() for name, tensor in large.state_dict().items()}
+    with pytest.raises(ValueError, match="cannot continue another kind; wanted one with the same settings"):
+        grow(build(SMALL), large)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in large.state_dict().items())
+
+
+def test_no_network_loses_anything():
+    assert not can_grow(replace(SMALL, **MORE), SMALL)
+    assert not can_grow(replace(SMALL, background_gain=True), SMALL)
+    assert can_grow(SMALL, SMALL)

@@ -1,0 +1,104 @@
+"""What a GPU makes is what the CPU makes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from napari_dmgn import checkpoint, load_model, restore
+from napari_dmgn.inference import iter_infer
+from napari_dmgn.model.config import PRESETS
+from napari_dmgn.model.descriptor import Metadata, Model
+from napari_dmgn.model.network import DMGN
+from napari_dmgn.training import TrainConfig, iter_train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+NAMES = ("background", "coarse", "noise", "noise_map")
+
+
+@pytest.fixture(autouse=True)
+def _full_precision():
+    """A GPU's convolutions are of TF32 unless told otherwise, with errors of 1e-3."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def infer(model, batch, **options):
+    *_, result = iter_infer(model, batch, **options)
+    return result
+
+
+def difference(a, b):
+    return max(np.abs(getattr(a, name) - getattr(b, name)).max() for name in NAMES)
+
+
+def narrow(preset):
+    widths = tuple(8 for _ in PRESETS[preset].branch_widths)
+    config = replace(PRESETS[preset], width=8, branch_widths=widths, bottleneck_cells=2, attention_reduction=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        network = DMGN(config).eval()
+        for part in (network.background_branch, network.noise_branch, network.refiner):
+            torch.nn.init.normal_(part.out.weight, std=0.1)
+    return Model(network, Metadata(name="tiny", task="rain", card={}, sha256=""))
+
+
+@pytest.mark.parametrize("tile", [None, 128])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_images_whole_and_in_tiles(preset, tile):
+    batch = np.random.default_rng(0).random((2, 3, 150, 203), np.float32)
+    wanted = infer(narrow(preset), batch, device="cpu", precision="float32", tile=None)
+    found = infer(narrow(preset), batch, device="cuda", precision="float32", tile=tile)
+    exact = PRESETS[preset].exact_tiles or tile is None
+    assert difference(found, wanted) < (1e-4 if exact else 0.2)
+
+
+def test_half_precision(tiny_checkpoint):
+    image = data.astronaut()[:200, :300]
+    kept = restore(image, model=load_model(str(tiny_checkpoint)), device="cpu", precision="float32")
+    for precision in ("bf16", "float32"):
+        found = restore(image, model=load_model(str(tiny_checkpoint)), device="cuda", precision=precision)
+        assert found.background.dtype == np.uint8
+        off = np.abs(found.background.astype(int) - kept.background.astype(int))
+        assert off.max() <= (1 if precision == "float32" else 12)
+        assert off.mean() < (0.01 if precision == "float32" else 1)
+
+
+def test_training_and_resuming(tmp_path):
+    folder = tmp_path / "clean"
+    folder.mkdir()
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        Image.fromarray(getattr(data, name)()[:128, :160]).save(folder / f"{name}.png")
+    config = TrainConfig(
+        data=str(folder),
+        run=str(tmp_path / "run"),
+        network={
+            "width": 8,
+            "head_levels": 2,
+            "branch_widths": [8, 12],
+            "bottleneck_cells": 1,
+            "refine_dilations": [1, 2],
+            "attention_reduction": 4,
+        },
+        optimiser="muon",
+        phases=[[1.0, 64, 4]],
+        steps=12,
+        validation_pictures=1,
+        validation_crop=64,
+        device="cuda",
+        compile=False,
+    )
+    events = iter_train(config)
+    for event in events:
+        if event.step == 6:
+            events.close()
+    *_, last = iter_train(config, resume=True)
+    assert last.step == 12
+    assert np.isfinite(last.loss)
+    assert checkpoint.load(last.model).network.config.width == 8
