@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_dmgn import devices
-from napari_dmgn.model.config import NetworkConfig
+from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.model.network import DMGN
 from napari_dmgn.training import TrainConfig, iter_train
 
@@ -33,7 +33,8 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "1/2, 32-64-96, 4 refining cells": HALF | {"branch_widths": (32, 64, 96), "refine_dilations": FOUR},
     "1/2, 32-64-64, 4 refining cells": HALF | {"branch_widths": (32, 64, 64), "refine_dilations": FOUR},
     "1/2, 32-64, 4 refining cells": HALF | {"branch_widths": (32, 64), "refine_dilations": FOUR},
-    "1/4, 64-96, 4 refining cells (compact)": QUARTER | {"branch_widths": (64, 96), "refine_dilations": FOUR},
+    "1/4, 64-96, 4 refining cells (compact at first)": QUARTER | {"branch_widths": (64, 96), "refine_dilations": FOUR},
+    "1/4, 64-96, 8 bottleneck and 6 refining cells (compact)": PRESETS["compact"].to_dict(),
     "1/4, 96-128, 3 refining cells": QUARTER
     | {"width": 96, "branch_widths": (96, 128), "bottleneck_cells": 4, "refine_dilations": THREE},
 }

@@ -47,6 +47,24 @@ def test_an_average_is_the_weighted_mean_of_every_tensor(stages, tmp_path, tiny_
     assert all(torch.equal(same[name], tensor) for name, tensor in tiny_network.state_dict().items())
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_further_cells_are_averaged_over_the_files_that_have_them(order, stages, tmp_path, tiny_network):
+    deeper = DMGN(replace(tiny_network.config, bottleneck_cells=2))
+    with torch.no_grad():
+        for tensor in deeper.state_dict().values():
+            tensor.fill_(2.0)
+    path, out = tmp_path / "deeper.safetensors", tmp_path / "mean.safetensors"
+    checkpoint.save(path, deeper, task="rain", card={"name": "deeper"})
+    files, shares = [stages[0], stages[1], path], [1, 1, 2]
+    average_models([files[i] for i in order], out, shares=[shares[i] for i in order])
+    mean = checkpoint.load(out)
+    assert mean.config == deeper.config
+    for name, tensor in mean.network.state_dict().items():
+        before = tiny_network.state_dict().get(name)
+        wanted = torch.full_like(tensor, 2.0) if before is None else before / 2 + 0.125 + 1
+        torch.testing.assert_close(tensor, wanted)
+
+
 def test_an_average_of_halves_is_half(stages, tmp_path):
     halves = []
     for path in stages[:2]:

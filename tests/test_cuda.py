@@ -13,6 +13,7 @@ from napari_dmgn.inference import iter_infer
 from napari_dmgn.model.config import PRESETS
 from napari_dmgn.model.descriptor import Metadata, Model
 from napari_dmgn.model.network import DMGN
+from napari_dmgn.perceptual import DistilledFeatures
 from napari_dmgn.training import TrainConfig, iter_train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -89,6 +90,7 @@ def test_training_and_resuming(tmp_path):
         optimiser="muon",
         phases=[[1.0, 64, 4]],
         steps=12,
+        draw_ahead=3,
         validation_pictures=1,
         validation_crop=64,
         device="cuda",
@@ -98,7 +100,22 @@ def test_training_and_resuming(tmp_path):
     for event in events:
         if event.step == 6:
             events.close()
-    *_, last = iter_train(config, resume=True)
-    assert last.step == 12
+    first, *_, last = iter_train(config, resume=True)
+    assert (first.step, last.step) == (7, 12)
     assert np.isfinite(last.loss)
     assert checkpoint.load(last.model).network.config.width == 8
+
+
+def test_features_of_the_perceptual_loss():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        features = DistilledFeatures((4, 4, 8, 8, 8)).to(memory_format=torch.channels_last)
+    image = torch.rand((2, 3, 48, 64), generator=torch.Generator().manual_seed(1))
+    told = []
+    for device in ("cpu", "cuda"):
+        x = image.to(device).contiguous(memory_format=torch.channels_last).requires_grad_()
+        levels = features.to(device)(x)
+        torch.stack([level.square().mean() for level in levels]).sum().backward()
+        told.append([t.detach().cpu() for t in (*levels, x.grad)])
+    for here, there in zip(*told, strict=True):
+        torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-3 * here.abs().max().item())

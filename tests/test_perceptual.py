@@ -103,7 +103,7 @@ def test_reflection_in_channels_last_memory_is_torchs(shape):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, dtype=torch.float64, generator=generator).contiguous(memory_format=torch.channels_last)
     ours, theirs = x.clone(memory_format=torch.preserve_format).requires_grad_(), x.clone().requires_grad_()
-    found = perceptual_module._ReflectedOnce.apply(ours)
+    found = perceptual_module._ReflectedByOne.apply(ours)
     wanted = torch.nn.functional.pad(theirs, (1, 1, 1, 1), mode="reflect")
     assert torch.equal(found, wanted)
     assert found.is_contiguous(memory_format=torch.channels_last)

@@ -249,8 +249,8 @@ def test_info_of_a_preset_needs_no_torch_and_measures_on_request(capsys):
     assert "receptive_field: 673" in told
     assert main(["models", "info", "compact", "--size", "512x256", "--measure", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["receptive_field_measured"] == facts["receptive_field"] == 2 * 271 + 1
-    assert facts["parameters"] == 3_103_908
-    assert facts["gmac"] == pytest.approx(2 * 6.4829, rel=1e-3)
+    assert facts["receptive_field_measured"] == facts["receptive_field"] == 2 * 327 + 1
+    assert facts["parameters"] == 3_927_466
+    assert facts["gmac"] == pytest.approx(2 * 7.7839, rel=1e-3)
     assert main(["models", "info", "compact", "--size", "512"]) == 2
     assert "expected WIDTHxHEIGHT" in capsys.readouterr().err

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from napari_dmgn import checkpoint
+from napari_dmgn.model.growth import can_grow
 
 __all__ = ["average_models"]
 
@@ -27,7 +31,8 @@ def average_models(
     Parameters
     ----------
     paths : sequence of path
-        Two model files or more, of one task and one network.
+        Two model files or more, of one task and one network; or of networks that one of them continues
+        (`model.growth`), whose further parts are then averaged over the files that have them.
     output : path
         A .safetensors file; float16 where all files are (`checkpoint.halve`).
     shares : sequence of float, optional
@@ -47,30 +52,34 @@ def average_models(
     if len(paths) < 2:
         raise ValueError(f"{len(paths)} models to average; wanted two or more")
     shares = _checked([1.0] * len(paths) if shares is None else shares, len(paths))
-    total = math.fsum(shares)
     models = [checkpoint.load(path) for path in paths]
     first = models[0]
     for path, model in zip(paths[1:], models[1:], strict=True):
         if model.metadata.task != first.metadata.task:
             raise ValueError(f"{path} is for {model.metadata.task}; wanted {first.metadata.task} as {paths[0]} is")
-        if model.config != first.config:
-            raise ValueError(f"{path} has another network than {paths[0]}")
+    largest = max(models, key=lambda model: sum(can_grow(other.config, model.config) for other in models))
+    for path, model in zip(paths, models, strict=True):
+        if not can_grow(model.config, largest.config):
+            raise ValueError(f"{path} has another network than {paths[models.index(largest)]}")
     states = [model.network.state_dict() for model in models]
-    mean = {
-        name: sum(share / total * state[name].double() for share, state in zip(shares, states, strict=True)).float()
-        for name in states[0]
-    }
-    network = first.network
+    mean = {name: _mean(name, shares, states) for name in largest.network.state_dict()}
+    network = largest.network
     network.load_state_dict(mean)
     if all(checkpoint.is_halved(checkpoint.read_header(path)) for path in paths):
         network = checkpoint.halve(network)
     used: list[dict[str, str | float]] = [
-        {"sha256": str(model.metadata.sha256), "share": share / total}
+        {"sha256": str(model.metadata.sha256), "share": share / math.fsum(shares)}
         for model, share in zip(models, shares, strict=True)
     ]
     card = {name: value for name, value in models[-1].metadata.card.items() if name not in _OF_ONE}
     checkpoint.save(output, network, task=first.metadata.task, card={**card, "averaged": used})
     return used
+
+
+def _mean(name: str, shares: Sequence[float], states: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    having = [(share, state[name].double()) for share, state in zip(shares, states, strict=True) if name in state]
+    total = math.fsum(share for share, _ in having)
+    return torch.stack([share / total * tensor for share, tensor in having]).sum(0).float()
 
 
 def _checked(shares: object, count: int) -> list[float]:

@@ -92,25 +92,25 @@ class DistilledFeatures(nn.Module):
                 x = F.max_pool2d(x, 2)  # half the resolution
             for i in range(1, count + 1):
                 conv = self.get_submodule(f"conv{level}{i}")
-                x = torch.relu(conv(_reflected(x)))
+                x = torch.relu(conv(_reflected_by_one(x)))
                 if i == 1:
                     levels.append(self.get_submodule(f"conv{level}1_aux")(x))
         return levels
 
 
-def _reflected(x: Tensor) -> Tensor:
+def _reflected_by_one(x: Tensor) -> Tensor:
     """Reflect (N, C, h, w) maps beyond their border by one position, h and w at least 2."""
     if x.is_cuda and x.is_contiguous(memory_format=torch.channels_last):
-        padded: Tensor = _ReflectedOnce.apply(x)  # type: ignore[no-untyped-call]
+        padded: Tensor = _ReflectedByOne.apply(x)  # type: ignore[no-untyped-call]
         return padded
     return F.pad(x, (1, 1, 1, 1), mode="reflect")
 
 
-class _ReflectedOnce(torch.autograd.Function):
+class _ReflectedByOne(torch.autograd.Function):
     """F.pad(x, (1, 1, 1, 1), mode="reflect") in channels_last memory.
 
     CUDA's own pads and their gradients come in the other layout, and every convolution between two then turns its
-    maps over and back: a fifth of a training step.
+    maps over and back: a fifth of a GPU's work in a training step.
     """
 
     @staticmethod

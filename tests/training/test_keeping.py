@@ -288,7 +288,9 @@ def test_a_run_is_resumed_from_another_folder(pictures, settings, tmp_path, monk
     saved = state.read_config("../here/run")
     assert train(TrainConfig.from_dict({**saved, "run": "../here/run"}), resume=True).exists()
     with pytest.raises(ValueError, match=r"start is 'model.safetensors', wanted 'best.safetensors'"):
-        state._check_same_run(TrainConfig.from_dict(saved), {**saved, "start": "x/best.safetensors"})
+        state._check_same_run(
+            TrainConfig.from_dict(saved), {"config": {**saved, "start": "x/best.safetensors"}, "network": None}
+        )
 
 
 def test_a_damaged_state_is_told_in_one_line(pictures, settings, tmp_path):
@@ -357,6 +359,7 @@ def test_steps_are_fitted_to_a_time_once(pictures, settings, tmp_path, monkeypat
 
     def probe(self, batches, crop, batch):
         now[0] += batch * crop**2 / 1e5
+        return batch * crop**2 / 1e5
 
     monkeypatch.setattr(run_module.Run, "probe", probe)
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])

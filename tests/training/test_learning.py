@@ -125,6 +125,22 @@ def test_pairs_drawn_ahead_are_those_of_whole_blocks_of_steps(pictures, tmp_path
     assert at(2, crop=48).input.shape[-1] == 48  # a phase may end within a block
 
 
+def test_each_step_tells_its_share_of_what_was_drawn_ahead(pictures, tmp_path, settings, batches):
+    config = settings(pictures, tmp_path, draw_ahead=4)
+    run = run_module.Run(config)
+    source = batches(pictures, config)
+    counts = []
+    crops = source.crops
+    source.crops = lambda count, *args, **options: counts.append(count) or crops(count, *args, **options)
+    told = [run.advance(source).timing for _ in range(5)]
+    assert counts == [8, 8]
+    assert told[0].data == told[3].data > 0
+    assert told[0].synthesis == told[3].synthesis > 0
+    assert told[4].synthesis != told[3].synthesis
+    assert run.probe(source, 32, 2) > 0
+    assert counts == [8, 8, 8]  # also to see whether there is memory for them
+
+
 def test_a_run_that_draws_ahead_resumes_where_it_was(pictures, tmp_path, settings):
     whole = train(settings(pictures, tmp_path / "a", draw_ahead=3, steps=8))
     config = settings(pictures, tmp_path / "b", draw_ahead=3, steps=8)

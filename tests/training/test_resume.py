@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from napari_dmgn import checkpoint
 from napari_dmgn.data import collect, find_pictures
 from napari_dmgn.model.config import PRESETS
+from napari_dmgn.model.network import DMGN
 from napari_dmgn.training import TrainConfig, iter_train, loop, state, train
 from napari_dmgn.training import run as run_module
 
@@ -276,3 +277,39 @@ def test_a_run_keeps_its_network_when_its_preset_gets_more_cells(told, pictures,
     with pytest.raises(ValueError, match=r"network is \{'bottleneck_cells': 2, .*wanted \{'bottleneck_cells': 1, "):
         iter_train(config, resume=True)
     assert next(iter_train(resumed, resume=True)).step == 2
+
+
+@pytest.mark.parametrize("preset", ["start", "compact"])
+def test_a_run_keeps_its_network_when_the_model_it_started_from_gets_more_cells(preset, pictures, tmp_path, settings):
+    start = tmp_path / "start.safetensors"
+    own = settings(pictures, tmp_path).network_config()
+    checkpoint.save(start, DMGN(own), task="rain", card={"name": "start"})
+    network = {} if preset == "start" else own.to_dict()
+    config = settings(pictures, tmp_path / "run", start=str(start), preset=preset, network=network)
+    next(events := iter_train(config))
+    events.close()
+    deeper = DMGN(replace(own, bottleneck_cells=2))
+    checkpoint.save(start, deeper, task="rain", card={"name": "start"})
+    resumed = TrainConfig.from_dict(state.read_config(tmp_path / "run"))
+    assert resumed.network_config() == own
+    *_, last = iter_train(resumed, resume=True)
+    assert checkpoint.read_header(last.model).config == own
+    assert last.comparison is not None  # with the model as it is now
+
+
+def test_settings_of_networks_that_came_after_a_state_are_as_they_were_before(
+    pictures, tmp_path, settings, monkeypatch
+):
+    config = settings(pictures, tmp_path)
+    next(events := iter_train(config))
+    events.close()
+    path = tmp_path / state.STATE
+    with safe_open(path, framework="pt") as file:
+        saved = json.loads(file.metadata()["state"])
+    assert saved["network"].pop("mask_decay") == 0.5
+    checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(saved)})
+    monkeypatch.setitem(PRESETS, "compact", replace(PRESETS["compact"], mask_decay=0.9))
+    resumed = TrainConfig.from_dict(state.read_config(tmp_path))
+    assert resumed.network_config().mask_decay == 0.5
+    with pytest.raises(ValueError, match=r"network is \{'mask_decay': 0.9\}, wanted \{'mask_decay': 0.5\}"):
+        iter_train(config, resume=True)

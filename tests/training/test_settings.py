@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from napari_dmgn.data import SourceSpec
 from napari_dmgn.model.config import PRESETS
+from napari_dmgn.model.growth import can_grow
 from napari_dmgn.training import TrainConfig
 
 
@@ -173,3 +175,22 @@ def test_wrong_values_are_refused_by_name(name, values):
         assert "\n" not in str(caught.value)
         names = (name, "network setting", "source", "match", "loss", "noise_map_scale")
         assert any(word in str(caught.value) for word in names)
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "weights").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[p.stem for p in RECIPES])
+def test_the_shipped_models_settings_are_a_chain(path):
+    """Each stage can start from the network of the one that it names, and its card tells all stages up to itself."""
+    config = TrainConfig.from_file(path)
+    assert Path(config.run).name == path.stem
+    stages = [line.partition(".toml")[0] for line in config.card.get("stages", ())]
+    assert stages in ([], [f"{config.task}-{i}" for i in range(1, len(stages) + 1)])
+    assert not stages or stages[-1] == path.stem
+    if config.start is None:
+        assert path.stem == "rain-1"
+        return
+    before = re.fullmatch(r"runs/(?:([a-z]+-\d+)/(?:model|best)|([a-z]+-)mean-\d+-(\d+))\.safetensors", config.start)
+    name = before[1] or before[2] + before[3]
+    assert can_grow(TrainConfig.from_file(path.with_name(f"{name}.toml")).network_config(), config.network_config())

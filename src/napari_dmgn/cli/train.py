@@ -112,6 +112,8 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
     start = given.get("start")
     trained = start is not None and not zoo.find_model(start).card.get("untrained")
     changes |= fine_tuning_settings(given, started=trained, saved=saved)
+    if saved is not None and "network" not in given:  # a run keeps it when its preset gets another
+        changes["network"] = saved.get("network") or {}
     if args.config is not None:
         return TrainConfig.from_file(args.config, **changes)
     if args.start:

@@ -22,8 +22,10 @@ def can_grow(small: NetworkConfig, large: NetworkConfig) -> bool:
     The larger one may have further cells in the bottleneck and behind those of the refiner, and gains.
     """
     first = large.refine_dilations[: len(small.refine_dilations)]
+    as_deep = small.bottleneck_cells == large.bottleneck_cells and small.refine_dilations == large.refine_dilations
     return (
-        small.bottleneck_cells <= large.bottleneck_cells
+        (as_deep or large.cells == "masking")  # which adds to what comes in; plain cells replace it
+        and small.bottleneck_cells <= large.bottleneck_cells
         and small.background_gain <= large.background_gain
         and small
         == replace(
@@ -55,8 +57,8 @@ def grow(small: DMGN, large: DMGN) -> None:
     """
     if not can_grow(small.config, large.config):
         raise ValueError(
-            "a network cannot continue another kind; wanted one with the same settings, or with more bottleneck_cells, "
-            "further refine_dilations or background_gain beside them"
+            "a network cannot continue one of another kind; wanted the same settings, but for background_gain, and, of "
+            "masking cells, for more bottleneck_cells and further refine_dilations"
         )
     known = small.state_dict()
     state: dict[str, Tensor] = {}

@@ -35,10 +35,8 @@ def fit_steps(run: Run, batches: Batches, minutes: float, validate: Callable[[],
     per_step, start = 0.0, 0.0
     for end, crop, batch in config.phases:
         run.probe(batches, crop, batch)  # kernels are chosen and compiled here
-        clock = time.monotonic()
-        for _ in range(_PROBES):
-            run.probe(batches, crop, batch)
-        per_step += (end - start) * (time.monotonic() - clock) / _PROBES
+        seconds = sum(run.probe(batches, crop, batch) for _ in range(_PROBES))
+        per_step += (end - start) * seconds / _PROBES
         start = end
     clock = time.monotonic()
     validate()

@@ -119,7 +119,8 @@ def iter_train(
     digest = collection.digest
     if digests:  # whatever else a step depends on
         digest = hashlib.sha256("".join([digest, *digests]).encode()).hexdigest()
-    run = Run(config, digest, processes=processes, features=features)
+    resumed = resume and (folder / STATE).exists()
+    run = Run(config, digest, processes=processes, features=features, started=resumed)
     if processes.rank == 0:
         for line in collection.report.problems():
             _logger.warning("left out: %s", line)
@@ -128,7 +129,7 @@ def iter_train(
         run=run, batches=Batches(collection.sources, extras, run.device), collection=collection, depth=depth
     )
     check_space(run)
-    if resume and (folder / STATE).exists():
+    if resumed:
         load_state(run)
     _check_one_folder(run)
     processes.barrier()  # every process has seen the folder before one changes it

@@ -109,7 +109,7 @@ class MuonAdamW:
             [{"params": self.matrices, "rate_scale": rate_scale}],
             lr=rate,
             weight_decay=weight_decay,
-            adjust_lr_fn="match_rms_adamw",
+            adjust_lr_fn="match_rms_adamw",  # told in its state; `_Muon` knows no other
         )
 
     @property
@@ -165,7 +165,7 @@ class MuonAdamW:
 
 
 class _Muon(torch.optim.Muon if hasattr(torch.optim, "Muon") else object):  # type: ignore[misc]
-    """torch's Muon ("match_rms_adamw"), with all matrices of one shape in one product.
+    """torch's Muon, Nesterov's and "match_rms_adamw", with all matrices of one shape in one product.
 
     A GPU waits longer for the launches of single ones than it works on them.
     """

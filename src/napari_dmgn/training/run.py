@@ -47,6 +47,17 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Block:
+    """The pairs of some steps from the first on, drawn together, and the seconds that took."""
+
+    pair: TensorPair
+    first: int
+    crop: int
+    batch: int
+    timing: Timing
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done:
     """What one step gave: the loss, its terms before their weights, the rate and the seconds."""
 
@@ -68,6 +79,8 @@ class Run:
         None is this one alone.
     features : callable or None
         What the perceptual losses compare by.
+    started : bool
+        Whether weights of the run itself will be loaded; those of `config.start` then are not.
     """
 
     def __init__(
@@ -77,6 +90,7 @@ class Run:
         *,
         processes: Processes | None = None,
         features: Features | None = None,
+        started: bool = False,
     ) -> None:
         self.config = config
         self.digest = digest
@@ -93,7 +107,7 @@ class Run:
         self.validated = 0  # step of the last one
         self.stopped = ""  # why the run ended before its last step
         self.between_steps = True
-        self._ahead: tuple[tuple[int, int, int], TensorPair] | None = None  # pairs of several steps: from, crop, batch
+        self._block: _Block | None = None
         self.groups = self._groups()
         if isinstance(features, nn.Module):
             features.to(self.device)
@@ -101,8 +115,13 @@ class Run:
         self.features = features
         with seeded(config.seed):
             self.network = DMGN(config.network_config())
-        if config.start is not None:
-            grow(_start(config, self.network), self.network)
+        if config.start is not None and not started:
+            start = _start(config)
+            if not can_grow(start.config, self.network.config):
+                raise ValueError(
+                    f"start {config.start} has another network than the settings; preset 'start' is its own"
+                )
+            grow(start, self.network)
         self._freeze()
         self.network.place(self.device)
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
@@ -173,41 +192,44 @@ class Run:
         """Let go of what only steps need: the wrapped networks, which tie processes together, and the discriminator."""
         self._forward = None
         self.adversary = None
-        self._ahead = None
-
-    def seed(self, step: int | None = None) -> int:
-        """Return the seed of a step's randomness, by default the current one's."""
-        return self.config.seed * _STEP_SEEDS + (self.step if step is None else step)
+        self._block = None
 
     def pair(self, batches: Batches, crop: int, batch: int, timing: Timing | None = None) -> TensorPair:
-        """Make the current step's pairs: those groups of the batch that are this process's."""
-        steps = self.config.draw_ahead
-        if steps == 1:
-            return self._made(batches, crop, batch, self.step, timing or Timing())
-        first = self.step - self.step % steps
-        made = (first, crop, batch)
-        if self._ahead is None or self._ahead[0] != made:
-            self._ahead = None  # not both in memory
-            self._ahead = made, self._made(batches, crop, steps * batch, first, timing or Timing())
-        pair, i = self._ahead[1], self.step - first
-        ours = {name: getattr(pair, name)[i::steps].contiguous() for name in _IMAGES}
+        """Make the current step's pairs, with those of the steps after it where `draw_ahead` says so."""
+        ahead = self.config.draw_ahead
+        first = self.step - self.step % ahead
+        block = self._block
+        if block is None or (block.first, block.crop, block.batch) != (first, crop, batch):
+            self._block = None  # not both in memory
+            block = self._drawn(batches, crop, batch, first)
+        self._block = block if ahead > 1 else None
+        if timing is not None:
+            timing.data += block.timing.data / ahead
+            timing.synthesis += block.timing.synthesis / ahead
+        if ahead == 1:
+            return block.pair
+        # Every so many-th: what comes first in a batch (clean pictures, then pairs) is shared out over the steps.
+        ours = {name: getattr(block.pair, name)[self.step - first :: ahead].contiguous() for name in _IMAGES}
         return TensorPair(**ours, parameters={})
 
-    def _made(self, batches: Batches, crop: int, batch: int, step: int, timing: Timing) -> TensorPair:
+    def _drawn(self, batches: Batches, crop: int, batch: int, first: int) -> _Block:
+        """Draw the pairs of `draw_ahead` steps: those groups of the batches that are this process's."""
         per_process = self.groups // self.processes.size
-        first = self.processes.rank * per_process
-        parts = []
-        for group in range(first, first + per_process):
+        count = self.config.draw_ahead * batch // self.groups
+        group = self.processes.rank * per_process
+        parts, timing, seed = [], Timing(), self.config.seed * _STEP_SEEDS + first
+        for i in range(group, group + per_process):
             clock = self._clock()
-            crops = batches.crops(batch // self.groups, crop, self.seed(step), group=group)
+            crops = batches.crops(count, crop, seed, group=i)
             made = self._clock()
-            parts.append(batches.pair(crops, self.seed(step), group=group))
+            parts.append(batches.pair(crops, seed, group=i))
             timing.data += made - clock
             timing.synthesis += self._clock() - made
-        if len(parts) == 1:
-            return parts[0]
-        joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in _IMAGES}
-        return TensorPair(**joined, parameters={})
+        pair = parts[0]
+        if len(parts) > 1:
+            joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in _IMAGES}
+            pair = TensorPair(**joined, parameters={})
+        return _Block(pair=pair, first=first, crop=crop, batch=batch, timing=timing)
 
     def _clock(self) -> float:
         if self.device.type == "cuda":  # work is queued there; the time is when it is done
@@ -261,18 +283,21 @@ class Run:
             )
         return values
 
-    def probe(self, batches: Batches, crop: int, batch: int) -> None:
-        """Do the work of a step without changing anything, to see how long it takes."""
+    def probe(self, batches: Batches, crop: int, batch: int) -> float:
+        """Do the work of a step, changing nothing; return its seconds, with its share of what is drawn ahead."""
         kept = None if self.adversary is None else self.adversary.network.state_dict()
         kept = None if kept is None else {name: tensor.clone() for name, tensor in kept.items()}
-        pair = self._made(batches, crop, batch, self.step, Timing())
+        self._block = None
+        timing = Timing()
+        pair = self.pair(batches, crop, batch, timing)
+        clock = self._clock()
         loss, _, output = self._loss(pair)
         self.processes.backward(loss)
         if self.adversary is not None and kept is not None:
             self.adversary.learn(output.background, pair.background, pair.input)
             self.adversary.network.load_state_dict(kept)  # the spectral norm remembers every pass
         self.optimiser.zero_grad(set_to_none=True)
-        self._clock()
+        return timing.data + timing.synthesis + self._clock() - clock
 
     def agreed(self, values: dict[str, float]) -> dict[str, float]:
         """Return numbers that all processes then have, the means of theirs: they decide by them alike."""
@@ -346,14 +371,9 @@ class Run:
 
     def base(self) -> DMGN | None:
         """Return the network that the run started from, if it did."""
-        if self.config.start is None:
-            return None
-        return _start(self.config, self.network).place(self.device).eval()
+        return None if self.config.start is None else _start(self.config).place(self.device).eval()
 
 
-def _start(config: TrainConfig, network: DMGN) -> DMGN:
+def _start(config: TrainConfig) -> DMGN:
     assert config.start is not None
-    started = checkpoint.load(zoo.find_model(config.start).path).network
-    if can_grow(started.config, network.config):
-        return started
-    raise ValueError(f"start {config.start} has another network than the settings; preset 'start' is its own")
+    return checkpoint.load(zoo.find_model(config.start).path).network

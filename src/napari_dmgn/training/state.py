@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from napari_dmgn import checkpoint
-from napari_dmgn.model.config import PRESETS
+from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.paths import expanded
 from napari_dmgn.training.optimiser import MuonAdamW
 from napari_dmgn.training.run import Run
@@ -145,11 +145,16 @@ def read_config(folder: str | Path) -> dict[str, Any] | None:
         return None
     state = _read(folder)
     settings = dict(state["config"])
-    if settings.get("preset") in PRESETS:
-        network = settings.get("network") or {}
-        if {**PRESETS[settings["preset"]].to_dict(), **network} != state["network"]:
-            settings["network"] = state["network"]
+    if state["network"] is not None and _network(settings) != state["network"]:
+        settings["network"] = state["network"]
     return settings
+
+
+def _network(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        return TrainConfig.from_dict(settings).network_config().to_dict()
+    except ValueError:  # the model that it starts from may be gone
+        return None
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -160,7 +165,10 @@ def _read(folder: Path) -> dict[str, Any]:
             names = list(file.keys())
         if not isinstance(state["config"], dict):
             raise ValueError("it has no settings")
-        state.setdefault("network", _earlier_network(state["config"], names))
+        if "network" in state:  # settings that came later are as they were before there was a choice
+            state["network"] = NetworkConfig.from_dict(state["network"]).to_dict()
+        else:
+            state["network"] = _earlier_network(state["config"], names)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot resume {folder}: {path} is damaged: {error}") from error
     return state
@@ -222,7 +230,7 @@ def _check_same_run(config: TrainConfig, state: Mapping[str, Any]) -> None:
     before = {**TrainConfig().to_dict(), **state["config"]}  # a state may be older than a setting
     if (kept := state["network"]) is not None:
         ours = config.network_config().to_dict()
-        different = [name for name in ours if ours[name] != kept.get(name, ours[name])]
+        different = [name for name in ours if ours[name] != kept[name]]
         now["network"], before["network"] = ({n: values[n] for n in different} for values in (ours, kept))
     for settings in (now, before):  # folders may move; the pictures themselves are compared by their digest
         settings["sources"] = [source.get("weight", 1.0) for source in settings["sources"]]
