@@ -843,7 +843,7 @@ def test_advanced_settings_reach_the_run(viewer, open_widget, models, fake_resto
     widget = open_widget()
     box = widget.form.advanced_box
     assert [box.halo_box.itemText(i) for i in range(box.halo_box.count())] == [
-        "Exact (336 pixels)",
+        "Exact (272 pixels)",
         "Half (136 pixels)",
         "Quarter, approximate (68 pixels)",
     ]
