@@ -65,6 +65,19 @@ def test_further_cells_are_averaged_over_the_files_that_have_them(order, stages,
         torch.testing.assert_close(tensor, wanted)
 
 
+def test_a_file_without_gains_has_gains_of_nothing(stages, tmp_path, tiny_network):
+    gained = DMGN(replace(tiny_network.config, background_gain=True))
+    path, out = tmp_path / "gained.safetensors", tmp_path / "mean.safetensors"
+    checkpoint.save(path, gained, task="rain", card={"name": "gained"})
+    average_models([stages[0], path], out, shares=[3, 1])
+    mean = checkpoint.load(out).network
+    for name in ("background_branch", "refiner"):
+        ours, theirs = (network.get_submodule(name).gain.bias for network in (mean, gained))
+        torch.testing.assert_close(ours, theirs / 4)
+        ours, theirs = (network.get_submodule(name).gain.weight for network in (mean, gained))
+        torch.testing.assert_close(ours, theirs / 4)
+
+
 def test_an_average_of_halves_is_half(stages, tmp_path):
     halves = []
     for path in stages[:2]:

@@ -32,7 +32,8 @@ def average_models(
     ----------
     paths : sequence of path
         Two model files or more, of one task and one network; or of networks that one of them continues
-        (`model.growth`), whose further parts are then averaged over the files that have them.
+        (`model.growth`). Gains that a file lacks count as 0, as they are there; further cells are averaged over
+        the files that have them, for a part of a cell does less than its part.
     output : path
         A .safetensors file; float16 where all files are (`checkpoint.halve`).
     shares : sequence of float, optional
@@ -78,7 +79,7 @@ def average_models(
 
 def _mean(name: str, shares: Sequence[float], states: Sequence[Mapping[str, Tensor]]) -> Tensor:
     having = [(share, state[name].double()) for share, state in zip(shares, states, strict=True) if name in state]
-    total = math.fsum(share for share, _ in having)
+    total = math.fsum(shares if ".gain." in name else [share for share, _ in having])
     return torch.stack([share / total * tensor for share, tensor in having]).sum(0).float()
 
 

@@ -1,11 +1,15 @@
 """`napari-dmgn train`: what it makes of its options, of a model to start from, and of a run to resume."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from napari_dmgn import checkpoint
 from napari_dmgn.cli import build_parser, main
 from napari_dmgn.cli import train as command
+from napari_dmgn.model.network import DMGN
+from napari_dmgn.plugin import finetune_process
 from napari_dmgn.training import TrainConfig, loop, state
 from napari_dmgn.training.finetuning import FINE_TUNING
 
@@ -91,3 +95,29 @@ def test_a_run_of_an_earlier_version_keeps_its_rate(pictures, quick, tiny_checkp
     assert read(*words, "--resume") == before
     assert read(*words).learning_rate == FINE_TUNING["learning_rate"]
     assert [event.step for event in loop.iter_train(read(*words, "--resume"), resume=True)] == [2, 3]
+
+
+@pytest.mark.parametrize("stated", ["", "mask_alpha = 0.4", "[]"])
+def test_a_resumed_run_keeps_what_its_settings_leave_to_a_model_that_got_more_cells(
+    stated, pictures, quick, tiny_network, tmp_path
+):
+    start, run = tmp_path / "start.safetensors", tmp_path / "run"
+    checkpoint.save(start, tiny_network, task="rain", card={"name": "start"})
+    settings = quick("a", "" if stated == "[]" else f"[network]\n{stated}\n")
+    words = [settings, "--data", pictures, "--start", start, "-o", run]
+    config = read(*words)
+    next(events := loop.iter_train(config))
+    events.close()
+    deeper = replace(tiny_network.config, bottleneck_cells=2)
+    checkpoint.save(start, DMGN(deeper), task="rain", card={"name": "start"})
+    if stated == "[]":
+        settings = quick("a", "network = []\n")
+        with pytest.raises(ValueError, match="network settings are"):
+            read(*words, "--resume")
+        return
+    again = read(*words, "--resume")
+    assert again.network_config() == tiny_network.config
+    assert next(loop.iter_train(again, resume=True)).step == 2
+    # In napari's own run of the same.
+    finetune_process._write_settings(replace(config, network={}), run)
+    assert finetune_process._settings(None, run).network_config() == tiny_network.config

@@ -297,6 +297,43 @@ def test_a_run_keeps_its_network_when_the_model_it_started_from_gets_more_cells(
     assert last.comparison is not None  # with the model as it is now
 
 
+@pytest.mark.parametrize("preset", ["start", "compact"])
+def test_a_run_ends_with_its_model_although_the_one_it_started_from_is_gone(
+    preset, pictures, tmp_path, settings, caplog
+):
+    start = tmp_path / "start.safetensors"
+    own = settings(pictures, tmp_path).network_config()
+    checkpoint.save(start, DMGN(own), task="rain", card={"name": "start"})
+    network = {} if preset == "start" else own.to_dict()
+    config = settings(pictures, tmp_path / "run", start=str(start), preset=preset, network=network, steps=3)
+    next(events := iter_train(config))
+    events.close()
+    start.unlink()
+    resumed = TrainConfig.from_dict(state.read_config(tmp_path / "run"))
+    *_, last = iter_train(resumed, resume=True)
+    assert checkpoint.read_header(last.model).config == own
+    assert last.comparison is None
+    assert "not compared with the model that the run started from: cannot read model file" in caplog.text
+
+
+def test_an_earlier_state_of_a_run_from_a_model_that_got_more_cells_is_resumed(pictures, tmp_path, settings):
+    start = tmp_path / "start.safetensors"
+    own = settings(pictures, tmp_path).network_config()
+    checkpoint.save(start, DMGN(own), task="rain", card={"name": "start"})
+    next(events := iter_train(settings(pictures, tmp_path / "run", start=str(start), preset="start", network={})))
+    events.close()
+    path = tmp_path / "run" / state.STATE
+    with safe_open(path, framework="pt") as file:
+        saved = json.loads(file.metadata()["state"])
+    del saved["network"]
+    checkpoint.write_tensors(path, load_file(path), {"state": json.dumps(saved)})
+    deeper = replace(own, bottleneck_cells=2, refine_dilations=(*own.refine_dilations, 1))
+    checkpoint.save(start, DMGN(deeper), task="rain", card={"name": "start"})
+    resumed = TrainConfig.from_dict(state.read_config(tmp_path / "run"))
+    assert resumed.network_config() == own
+    assert next(iter_train(resumed, resume=True)).step == 2
+
+
 def test_settings_of_networks_that_came_after_a_state_are_as_they_were_before(
     pictures, tmp_path, settings, monkeypatch
 ):

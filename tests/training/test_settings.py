@@ -193,4 +193,6 @@ def test_the_shipped_models_settings_are_a_chain(path):
         return
     before = re.fullmatch(r"runs/(?:([a-z]+-\d+)/(?:model|best)|([a-z]+-)mean-\d+-(\d+))\.safetensors", config.start)
     name = before[1] or before[2] + before[3]
+    if before[2]:  # a mean, which the stage before tells how to make
+        assert f"-o {config.start}" in path.with_name(f"{name}.toml").read_text(encoding="utf-8")
     assert can_grow(TrainConfig.from_file(path.with_name(f"{name}.toml")).network_config(), config.network_config())

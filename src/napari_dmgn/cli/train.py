@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,8 +113,10 @@ def _config(args: argparse.Namespace) -> "TrainConfig":
     start = given.get("start")
     trained = start is not None and not zoo.find_model(start).card.get("untrained")
     changes |= fine_tuning_settings(given, started=trained, saved=saved)
-    if saved is not None and "network" not in given:  # a run keeps it when its preset gets another
-        changes["network"] = saved.get("network") or {}
+    if saved is not None:  # a run keeps its network when its preset gets another
+        stated_network = given.get("network", {})
+        if isinstance(stated_network, Mapping):  # if not, it is refused in a moment
+            changes["network"] = {**(saved.get("network") or {}), **stated_network}
     if args.config is not None:
         return TrainConfig.from_file(args.config, **changes)
     if args.start:

@@ -151,7 +151,7 @@ def _work(folder: Path, messages: Messages, orders: Orders, *, check: bool) -> N
         raise ValueError(f"cannot train on these pictures: {'; '.join(problems)}")
     if problems and not goes_on:
         orders.wait_for_go()
-    run = Run(config)
+    run = Run(config, started=True)  # only for what it validates by
     began = time.monotonic()
     before = _Validation(run, collection)
     seconds = time.monotonic() - began
@@ -179,9 +179,12 @@ def _settings(request: FineTuneRequest, folder: Path) -> TrainConfig:
     from napari_dmgn.data import SourceSpec, collect
     from napari_dmgn.plugin.finetune_settings import choose_settings, picture_sides
     from napari_dmgn.training import TrainConfig
+    from napari_dmgn.training.state import read_config
 
     if (folder / SETTINGS).exists():
-        return TrainConfig.from_file(folder / SETTINGS, run=str(folder))
+        saved = read_config(folder) or {}  # it goes on with its network when the model it started from gets another
+        kept = {"network": saved["network"]} if saved.get("network") else {}
+        return TrainConfig.from_file(folder / SETTINGS, run=str(folder), **kept)
     specs = [SourceSpec.from_dict(source) for source in request.sources]
     # A first look at whatever there is: the sizes decide on the crops.
     report = collect(specs, crop=1, validation=1, validation_crop=1, checking=True).report

@@ -261,8 +261,12 @@ def _finish(training: _Training, event: TrainEvent) -> TrainEvent:
     run = training.run
     path = training.folder / MODEL
     comparison = None
-    base = run.base()
     scores = event.validation or {}
+    base = None
+    try:
+        base = run.base()
+    except ValueError as error:  # gone since the run began; what it made is not lost for that
+        _logger.warning("not compared with the model that the run started from: %s", error)
     if base is not None:
         assert run.config.start is not None
         before = validate(base, training.collection.held, run, training.depth)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from napari_dmgn import checkpoint
-from napari_dmgn.model.config import PRESETS, NetworkConfig
+from napari_dmgn.model.config import NetworkConfig
 from napari_dmgn.paths import expanded
 from napari_dmgn.training.optimiser import MuonAdamW
 from napari_dmgn.training.run import Run
@@ -176,12 +176,12 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _earlier_network(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any] | None:
     """Return the network of a state that does not say it: presets had fewer cells then, or no gains."""
-    if settings.get("preset") not in PRESETS:
+    network = _network(settings)
+    if network is None:
         return None
-    network = {**PRESETS[settings["preset"]].to_dict(), **(settings.get("network") or {})}
     network["background_gain"] = any(".gain." in name for name in names)
     network["bottleneck_cells"] = _count(names, "network/background_branch.cells.")
-    network["refine_dilations"] = list(network["refine_dilations"])[: _count(names, "network/refiner.cells.")]
+    network["refine_dilations"] = network["refine_dilations"][: _count(names, "network/refiner.cells.")]
     return network
 
 
