@@ -71,7 +71,7 @@ def test_half_precision(tiny_checkpoint):
         assert off.mean() < (0.01 if precision == "float32" else 1)
 
 
-def test_training_and_resuming(tmp_path):
+def test_training_and_resuming(tiny_network, tmp_path):
     folder = tmp_path / "clean"
     folder.mkdir()
     for name in ("astronaut", "chelsea", "coffee", "rocket"):
@@ -79,14 +79,7 @@ def test_training_and_resuming(tmp_path):
     config = TrainConfig(
         data=str(folder),
         run=str(tmp_path / "run"),
-        network={
-            "width": 8,
-            "head_levels": 2,
-            "branch_widths": [8, 12],
-            "bottleneck_cells": 1,
-            "refine_dilations": [1, 2],
-            "attention_reduction": 4,
-        },
+        network=tiny_network.config.to_dict(),
         optimiser="muon",
         phases=[[1.0, 64, 4]],
         steps=12,
