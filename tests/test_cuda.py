@@ -14,6 +14,7 @@ from napari_dmgn.model.config import PRESETS
 from napari_dmgn.model.descriptor import Metadata, Model
 from napari_dmgn.model.network import DMGN
 from napari_dmgn.perceptual import DistilledFeatures
+from napari_dmgn.synthesis.variation import Variation
 from napari_dmgn.training import TrainConfig, iter_train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -97,6 +98,14 @@ def test_training_and_resuming(tiny_network, tmp_path):
     assert (first.step, last.step) == (7, 12)
     assert np.isfinite(last.loss)
     assert checkpoint.load(last.model).network.config.width == 8
+
+
+def test_varied_pictures():
+    images = torch.rand((8, 3, 64, 48), generator=torch.Generator().manual_seed(1))
+    variation = Variation(colour_jitter=0.5, shallow_focus=0.5)
+    wanted = variation.scenes(images, torch.Generator().manual_seed(2))
+    found = variation.scenes(images.cuda(), torch.Generator().manual_seed(2))
+    torch.testing.assert_close(found.cpu(), wanted, atol=1e-4, rtol=0)
 
 
 def test_features_of_the_perceptual_loss():

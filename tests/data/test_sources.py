@@ -8,6 +8,7 @@ import torch
 
 from napari_dmgn.data import Batches, Extras, PicturePool, Source, array_pictures, noise_of_pair
 from napari_dmgn.synthesis.degradation import Sources, TensorPair
+from napari_dmgn.synthesis.variation import Variation
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,30 @@ def test_layer_and_depth_are_given_only_where_wanted():
             assert given["layer"].shape == (4, 3, 8, 8)
         if deep:
             assert torch.equal(given["depth"], torch.ones(4, 1, 8, 8))
+
+
+def test_reflected_pictures_are_of_all_sources_by_their_weights():
+    made = batches(Source(pool=flat(0), weight=3), Source(pool=flat(255)), degrade=Recorder(wants_layer=True))
+    crops = [made.crops(8, 6, seed) for seed in range(300)]
+    layer, clean = (torch.stack([getattr(c, n)[:, 0, 0, 0] for c in crops]) for n in ("layer", "clean"))
+    assert layer.mean().item() == pytest.approx(0.25, abs=0.03)
+    # Of whichever source the picture is that it falls on.
+    assert layer[clean == 1].mean().item() == pytest.approx(0.25, abs=0.05)
+
+
+def test_variation_changes_pictures_and_layers_but_not_what_else_is_drawn():
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+    source, wants = Source(pool=PicturePool(array_pictures(noise, "a"))), Recorder(wants_layer=True)
+    plain = batches(source, degrade=wants)
+    varied = batches(source, degrade=wants, variation=Variation(colour_jitter=1))
+    crops = varied.crops(4, 8, 7)
+    assert torch.equal(crops.clean, plain.crops(4, 8, 7).clean)
+    before, after, again = (b.pair(crops, 7) for b in (plain, varied, varied))
+    assert torch.equal(before.noise, after.noise)
+    assert torch.equal(after.input, again.input)
+    for picture, changed in ((before.background, after.background), (crops.layer, after.parameters["layer"])):
+        assert ((picture - changed).abs().mean((1, 2, 3)) > 0.01).all()
+    assert not torch.equal(after.background - before.background, after.parameters["layer"] - crops.layer)
 
 
 def test_wanting_a_layer_changes_neither_the_pictures_nor_their_noise():

@@ -11,11 +11,12 @@ from torch import Generator, Tensor
 
 from napari_dmgn.data.pool import PicturePool
 from napari_dmgn.synthesis.degradation import Degradation, Sources, TensorPair
+from napari_dmgn.synthesis.variation import Variation
 
 __all__ = ["Batches", "Crops", "Extras", "Source", "noise_of_pair"]
 
 # Each use of randomness in a step has a stream of its own.
-_PICTURES, _CHOICE, _LAYER, _DEPTH, _DEGRADATION = range(5)
+_PICTURES, _CHOICE, _LAYER, _DEPTH, _DEGRADATION, _VARIATION, _LAYER_VARIATION = range(7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Extras:
     rescale : (low, high)
     upright : bool
         See `PicturePool.crops`.
+    variation : Variation
+        Of the clean pictures.
     """
 
     degrade: Degradation
@@ -48,6 +51,7 @@ class Extras:
     depth: PicturePool | None = None
     rescale: tuple[float, float] = (1.0, 1.0)
     upright: bool = False
+    variation: Variation = Variation()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +124,23 @@ class Batches:
     def _counts(self, count: int, seed: int, group: int) -> list[int]:
         if len(self.sources) == 1:
             return [count]
-        chosen = torch.multinomial(
-            self._weights, count, replacement=True, generator=self._generator(seed, group, _CHOICE)
-        )
-        return torch.bincount(chosen, minlength=len(self.sources)).tolist()
+        return _shared(count, self._weights, self._generator(seed, group, _CHOICE))
 
     def _layer(self, count: int, size: int, seed: int, group: int) -> Tensor | None:
         if not getattr(self.extras.degrade, "wants_layer", False):
             return None
         generator = self._generator(seed, group, _LAYER)
-        pools = [source.pool for source in self.sources if source.pool.layers == 1]
-        pool = pools[int(torch.randint(len(pools), (), generator=generator, device="cpu"))]
-        return self._cut(pool, count, size, generator)[:, 0].to(self.device)
+        clean = [source for source in self.sources if source.pool.layers == 1]
+        counts = [count]
+        if len(clean) > 1:
+            weights = torch.tensor([source.weight for source in clean], dtype=torch.float64, device="cpu")
+            counts = _shared(count, weights, generator)
+        cut = [self._cut(source.pool, n, size, generator) for source, n in zip(clean, counts, strict=True) if n]
+        layers = torch.cat([crops.to(self.device) for crops in cut])[:, 0]
+        if len(cut) == 1:
+            return layers
+        # The pictures come source by source, too: unmixed, each source would be reflected in itself.
+        return layers[torch.randperm(count, generator=generator, device="cpu").to(self.device)]
 
     def _cut(self, pool: PicturePool, count: int, size: int, generator: torch.Generator) -> Tensor:
         return pool.crops(count, size, generator, rescale=self.extras.rescale, upright=self.extras.upright)
@@ -151,10 +160,10 @@ class Batches:
         """
         parts = []
         if crops.clean is not None:
+            clean, layer = self._varied(crops, seed, group)
             generator = torch.Generator(device=self.device)
             generator.manual_seed(_stream(seed, group, _DEGRADATION))
-            extra = Sources(layer=crops.layer, depth=crops.depth)
-            parts.append(self.extras.degrade(crops.clean, generator, extra))
+            parts.append(self.extras.degrade(clean, generator, Sources(layer=layer, depth=crops.depth)))
         if crops.pairs is not None:
             image, background = crops.pairs[:, 0], crops.pairs[:, 1]
             noise = noise_of_pair(image, background, self.extras.task)
@@ -164,9 +173,23 @@ class Batches:
         joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("input", "background", "noise")}
         return TensorPair(**joined, parameters={})
 
+    def _varied(self, crops: Crops, seed: int, group: int) -> tuple[Tensor, Tensor | None]:
+        assert crops.clean is not None
+        if not self.extras.variation:
+            return crops.clean, crops.layer
+        clean = self.extras.variation.scenes(crops.clean, self._generator(seed, group, _VARIATION))
+        if crops.layer is None:
+            return clean, None
+        return clean, self.extras.variation.layers(crops.layer, self._generator(seed, group, _LAYER_VARIATION))
+
     def _generator(self, seed: int, group: int, stream: int) -> Generator:
         # On the CPU: what is drawn does not depend on the device.
         return torch.Generator().manual_seed(_stream(seed, group, stream))
+
+
+def _shared(count: int, weights: Tensor, generator: Generator) -> list[int]:
+    chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
+    return torch.bincount(chosen, minlength=len(weights)).tolist()
 
 
 def _stream(seed: int, group: int, stream: int) -> int:

@@ -16,6 +16,7 @@ from napari_dmgn.data import Extras, PicturePool, SourceSpec
 from napari_dmgn.losses import RECIPES, LossWeights
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.synthesis import mixtures
+from napari_dmgn.synthesis.variation import Variation
 from napari_dmgn.training.checks import check, is_number, is_whole, known, plain, read_settings, rows
 from napari_dmgn.training.optimiser import OPTIMISERS
 
@@ -100,6 +101,11 @@ class TrainConfig:
     upright: bool | None = None
     """Crops are mirrored left and right only, not turned too: for what depends on which side is up. None is true where
     haze is put on clean pictures."""
+    colour_jitter: float = 0.0
+    """Share of the clean pictures, and of the pictures reflected in them, whose colours are changed."""
+    shallow_focus: float = 0.0
+    """Share of the clean pictures of which a part is kept before an out-of-focus rest: what glass or haze does is then
+    learnt apart from what a lens does."""
     optimiser: str = "adamw"
     """"adamw", or "muon": Muon for the 3x3 convolutions between feature maps, AdamW for the rest."""
     learning_rate: float = 1e-3
@@ -210,7 +216,7 @@ class TrainConfig:
             check(name, value, is_number(value) and value > 0, "a number above 0")
         good = self.minutes is None or (is_number(self.minutes) and self.minutes > 0)
         check("minutes", self.minutes, good, "a number above 0, or nothing")
-        for name in ("final_rate", "warmup"):
+        for name in ("final_rate", "warmup", "colour_jitter", "shallow_focus"):
             value = getattr(self, name)
             check(name, value, is_number(value) and 0 <= value <= 1, "a number in [0, 1]")
         for name in ("weight_decay", "save_minutes"):
@@ -293,7 +299,12 @@ class TrainConfig:
     def extras(self, depth: PicturePool | None = None) -> Extras:
         """Return what the batches' crops become pairs with."""
         return Extras(
-            degrade=self.mixture(), task=self.task, depth=depth, rescale=self.rescale, upright=self.keeps_upright
+            degrade=self.mixture(),
+            task=self.task,
+            depth=depth,
+            rescale=self.rescale,
+            upright=self.keeps_upright,
+            variation=Variation(colour_jitter=self.colour_jitter, shallow_focus=self.shallow_focus),
         )
 
     @property

@@ -1,0 +1,69 @@
+"""Variation of clean pictures: what changes, in how many, and what stays."""
+
+import pytest
+import torch
+
+from napari_dmgn.synthesis.fields import luminance
+from napari_dmgn.synthesis.variation import Variation
+
+
+def state(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def rough(n=6, size=(64, 48), seed=9):
+    return torch.rand((n, 3, *size), generator=state(seed))
+
+
+def test_without_shares_nothing_changes():
+    images = rough()
+    assert not Variation()
+    assert torch.equal(Variation().scenes(images, state()), images)
+    assert torch.equal(Variation().layers(images, state()), images)
+
+
+@pytest.mark.parametrize("settings", [{"colour_jitter": 1.0}, {"shallow_focus": 1.0}])
+def test_pictures_stay_in_range_and_are_the_same_again(settings):
+    variation = Variation(**settings)
+    images = torch.cat([rough(), torch.zeros(1, 3, 64, 48), torch.ones(1, 3, 64, 48)])
+    varied = variation.scenes(images, state(3))
+    assert variation
+    assert varied.shape == images.shape
+    assert varied.min() >= 0
+    assert varied.max() <= 1
+    assert torch.equal(varied, variation.scenes(images, state(3)))
+    assert not torch.equal(varied, variation.scenes(images, state(4)))
+
+
+@pytest.mark.parametrize("name", ["colour_jitter", "shallow_focus"])
+def test_shares_are_those_of_the_pictures(name):
+    images = rough(400, (16, 16))
+    varied = Variation(**{name: 0.3}).scenes(images, state())
+    changed = (varied - images).abs().amax((1, 2, 3)) > 1e-6
+    assert changed.float().mean().item() == pytest.approx(0.3, abs=0.07)
+
+
+def test_colours_change_but_not_what_is_where():
+    images = rough(40, (16, 16))
+    varied = Variation(colour_jitter=1.0).layers(images, state())
+    moved = (varied - images).abs().mean((1, 2, 3))
+    assert 0.02 < moved.mean() < 0.2
+    for before, after in zip(luminance(images), luminance(varied), strict=True):
+        assert torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1] > 0.9
+    assert (varied - images).mean((2, 3)).std(1).mean() > 0.01  # a tint, not only an exposure
+
+
+def test_a_part_stays_sharp_before_a_blurred_rest_of_itself_or_of_the_picture_before_it():
+    dark, bright = rough(200, (48, 48)) * 0.4, 0.6 + 0.4 * rough(200, (48, 48), 5)
+    images = torch.stack([dark, bright], 1).flatten(0, 1)
+    varied = Variation(shallow_focus=1.0).scenes(images, state())
+    kept = ((varied - images).abs().amax(1) < 1e-6).float().mean((1, 2))
+    assert 0.2 < kept.mean() < 0.8
+    assert (kept > 0.02).float().mean() > 0.8
+    # In dark pictures: what is brighter than they are comes from the bright ones before them.
+    foreign = (varied[0::2] > 0.45).any(1).float().mean((1, 2)) > 0.02
+    assert foreign.float().mean().item() == pytest.approx(0.5, abs=0.15)
+    # What is not kept has lost its detail.
+    detail = varied[1::2].diff(dim=-1).abs()[:, :, :, :-1].amax(1)
+    still = (varied[1::2] - images[1::2]).abs().amax(1)[:, :, :-2] < 1e-6
+    assert detail[~still].mean() < 0.5 * detail[still].mean()
