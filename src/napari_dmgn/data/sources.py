@@ -17,6 +17,7 @@ __all__ = ["Batches", "Crops", "Extras", "Source", "noise_of_pair"]
 
 # Each use of randomness in a step has a stream of its own.
 _PICTURES, _CHOICE, _LAYER, _DEPTH, _DEGRADATION, _VARIATION, _LAYER_VARIATION = range(7)
+_UNVARIED = Variation()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Extras:
     depth: PicturePool | None = None
     rescale: tuple[float, float] = (1.0, 1.0)
     upright: bool = False
-    variation: Variation = Variation()
+    variation: Variation = _UNVARIED
 
 
 @dataclass(frozen=True, kw_only=True)
