@@ -223,16 +223,24 @@ def test_pictures_are_turned_upright_in_every_format(tmp_path, orientation):
     image = noise((6, 9, 3), "u1")
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
-    upright = read_image(tmp_path / "a.png").array
+    dots = (300, 150) if orientation < 5 else (150, 300)
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(image).save(tmp_path / name, exif=exif, dpi=(300, 150))
+        read = read_image(tmp_path / name)
+        assert read.metadata["dpi"] == pytest.approx(dots, abs=0.1)
+    upright = read.array
     assert orientation == 1 or not np.array_equal(upright, image)
 
     deep = image * np.uint16(257)
     content, note = png_encode(deep), exif.tobytes().removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(note)) + b"eXIf" + note + struct.pack(">I", zlib.crc32(b"eXIf" + note))
+    size = b"pHYs" + struct.pack(">IIB", 11811, 5906, 1)  # dots in a metre
+    size = struct.pack(">I", len(size) - 4) + size + struct.pack(">I", zlib.crc32(size))
     for place in (33, len(content) - 12):  # after the header, before the end
-        (tmp_path / "b.png").write_bytes(content[:place] + chunk + content[place:])
-        np.testing.assert_array_equal(read_image(tmp_path / "b.png").array, upright * np.uint16(257))
+        (tmp_path / "b.png").write_bytes(content[:33] + size + content[33:place] + chunk + content[place:])
+        read = read_image(tmp_path / "b.png")
+        np.testing.assert_array_equal(read.array, upright * np.uint16(257))
+        assert read.metadata["dpi"] == pytest.approx(dots, abs=0.1)
 
     tag = [(274, "H", 1, orientation, True)]
     planes = np.moveaxis(image, -1, 0)

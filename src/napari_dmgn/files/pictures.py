@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from napari_dmgn.files.image_file import Array, ImageFile, profile_for
-from napari_dmgn.files.orientation import upright
+from napari_dmgn.files.orientation import TRANSPOSED, upright
 from napari_dmgn.files.room import check_room
 
 if TYPE_CHECKING:
@@ -35,12 +35,13 @@ def read_png(path: Path) -> ImageFile:
     channels = {0: 1, 4: 2, 6: 4}.get(kind, 3)
     check_room(path, (height, width, channels), 2 * height * width * channels + path.stat().st_size)
     content = path.read_bytes()
-    array = upright(png_decode(content), _exif_orientation(content))
+    orientation = _exif_orientation(content)
+    array = upright(png_decode(content), orientation)
     if array.ndim == 3 and array.shape[-1] == 2:  # grayscale with alpha
         array = array[..., [0, 0, 0, 1]]
     facts: dict[str, Any] = {}
     with suppress(Exception), _opened(path) as picture:  # it reads less than what has decoded the pixels
-        facts = _facts(picture)
+        facts = _facts(picture, orientation)
     return _picture(array, facts)
 
 
@@ -65,17 +66,20 @@ def read_picture(path: Path) -> ImageFile:
     from PIL import ImageOps
 
     with _opened(path) as picture:
-        metadata = _facts(picture)
         (width, height), gray = picture.size, picture.mode in ("1", "L")
         # Pillow holds a pixel of colours in 4 bytes, and on its way into an array a picture is there twice more.
         check_room(path, (height, width, 1 if gray else 3), height * width * (3 if gray else 10))
+        metadata = _facts(picture, picture.getexif().get(_ORIENTATION, 1))
         ImageOps.exif_transpose(picture, in_place=True)
         return _picture(np.array(_plain(picture)), metadata)
 
 
-def _facts(picture: "Image") -> dict[str, Any]:
-    """Return what a file written like this one takes over."""
-    return {key: picture.info[key] for key in ("icc_profile", "dpi") if picture.info.get(key)}
+def _facts(picture: "Image", orientation: int) -> dict[str, Any]:
+    """Return what an upright file written like this one takes over."""
+    facts = {key: picture.info[key] for key in ("icc_profile", "dpi") if picture.info.get(key)}
+    if orientation in TRANSPOSED and "dpi" in facts:
+        facts["dpi"] = facts["dpi"][::-1]
+    return facts
 
 
 def _opened(path: Path) -> "OpenPicture":
