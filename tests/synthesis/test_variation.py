@@ -53,17 +53,25 @@ def test_colours_change_but_not_what_is_where():
     assert (varied - images).mean((2, 3)).std(1).mean() > 0.01  # a tint, not only an exposure
 
 
-def test_a_part_stays_sharp_before_a_blurred_rest_of_itself_or_of_the_picture_before_it():
+def test_pictures_without_colours_get_none():
+    gray = rough(40, (16, 16))[:, :1].expand(-1, 3, -1, -1)
+    varied = Variation(colour_jitter=1.0).scenes(gray, state())
+    assert torch.equal(varied, varied[:, :1].expand_as(varied))
+    assert (varied - gray).abs().mean() > 0.01
+
+
+def test_a_part_stays_sharp_before_a_blurred_rest_of_itself_or_of_another_picture():
     dark, bright = rough(200, (48, 48)) * 0.4, 0.6 + 0.4 * rough(200, (48, 48), 5)
     images = torch.stack([dark, bright], 1).flatten(0, 1)
     varied = Variation(shallow_focus=1.0).scenes(images, state())
     kept = ((varied - images).abs().amax(1) < 1e-6).float().mean((1, 2))
     assert 0.2 < kept.mean() < 0.8
     assert (kept > 0.02).float().mean() > 0.8
-    # In dark pictures: what is brighter than they are comes from the bright ones before them.
+    # In dark pictures: what is brighter than they are comes from bright ones. Half of the rests are those of another
+    # picture, half of those of a bright one.
     foreign = (varied[0::2] > 0.45).any(1).float().mean((1, 2)) > 0.02
-    assert foreign.float().mean().item() == pytest.approx(0.5, abs=0.15)
+    assert foreign.float().mean().item() == pytest.approx(0.25, abs=0.1)
     # What is not kept has lost its detail.
-    detail = varied[1::2].diff(dim=-1).abs()[:, :, :, :-1].amax(1)
-    still = (varied[1::2] - images[1::2]).abs().amax(1)[:, :, :-2] < 1e-6
+    detail = varied[1::2].diff(dim=-1).abs().amax(1)
+    still = (varied[1::2] - images[1::2]).abs().amax(1)[:, :, :-1] < 1e-6
     assert detail[~still].mean() < 0.5 * detail[still].mean()

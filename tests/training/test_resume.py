@@ -43,6 +43,22 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     same_run(tmp_path, uninterrupted[0])
 
 
+def test_varied_pictures_are_the_same_after_resuming(pictures, tmp_path, settings):
+    def make(name, **changes):
+        values = {"task": "reflection", "degradation": {}, "steps": 5, "draw_ahead": 3, **changes}
+        return settings(pictures, tmp_path / name, **values)
+
+    varied = {"colour_jitter": 0.5, "shallow_focus": 0.5}
+    whole = [event.loss for event in iter_train(make("whole", **varied))]
+    assert whole != [event.loss for event in iter_train(make("plain"))]
+    losses = []
+    for event in (events := iter_train(make("stopped", **varied))):
+        losses.append(event.loss)
+        if event.step == 2:
+            events.close()
+    assert losses + [event.loss for event in iter_train(make("stopped", **varied), resume=True)] == whole
+
+
 def test_killed_trainer_resumes_to_the_same_weights(pictures, uninterrupted, tmp_path, settings, same_run):
     config = settings(pictures, tmp_path / "run", save_minutes=0)
     # The child saves after every step and dawdles, so that the signal surely finds it at work.

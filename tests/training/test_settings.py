@@ -13,6 +13,7 @@ import pytest
 from napari_dmgn.data import SourceSpec
 from napari_dmgn.model.config import PRESETS
 from napari_dmgn.model.growth import can_grow
+from napari_dmgn.synthesis.variation import Variation
 from napari_dmgn.training import TrainConfig
 
 
@@ -86,6 +87,12 @@ def test_haze_on_clean_pictures_keeps_them_upright_unless_told_otherwise():
         config = TrainConfig(**values)
         assert config.keeps_upright == upright, values
         assert config.extras().upright == upright
+
+
+def test_shares_of_varied_pictures_reach_the_batches():
+    config = TrainConfig(data="x", colour_jitter=0.25, shallow_focus=1)
+    assert config.extras().variation == Variation(colour_jitter=0.25, shallow_focus=1)
+    assert not TrainConfig(data="x").extras().variation
 
 
 @pytest.mark.parametrize(
@@ -164,6 +171,8 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("save_minutes", [-1, "x"]),
         ("half", ["yes", 1]),
         ("upright", ["yes", 1]),
+        ("colour_jitter", [-0.1, 1.1, "half", math.nan]),
+        ("shallow_focus", [-0.1, 1.1, "half", math.nan]),
         ("card", [3, "text", ["licence"], {"task": "haze"}, {"scores": {}}]),
         ("card", [{"when": date(2026, 1, 1)}, {"x": math.nan}]),
     ],

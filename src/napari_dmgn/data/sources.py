@@ -44,7 +44,7 @@ class Extras:
     upright : bool
         See `PicturePool.crops`.
     variation : Variation
-        Of the clean pictures.
+        Of the clean pictures, and of the second ones that are put on them.
     """
 
     degrade: Degradation

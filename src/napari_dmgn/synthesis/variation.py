@@ -25,7 +25,7 @@ class Variation:
     """Changes clean pictures before anything is superimposed on them."""
 
     colour_jitter: float = 0.0
-    """Share of the pictures whose exposure, tint and saturation change."""
+    """Share of the pictures whose exposure, tint and saturation change; those without colours get none."""
     shallow_focus: float = 0.0
     """Share of the pictures of which only a part is kept, before an out-of-focus rest: of the same picture or of
     another one."""
@@ -40,7 +40,7 @@ class Variation:
         Parameters
         ----------
         images : (N, 3, H, W) float tensor in [0, 1]
-            The rest behind each comes from the one before it, or from itself.
+            The rest behind a subject is another one of them, drawn, or its own.
         generator : torch.Generator
 
         Returns
@@ -48,23 +48,29 @@ class Variation:
         (N, 3, H, W) float tensor in [0, 1]
         """
         n, draw = len(images), Draw(generator, images.device)
-        recoloured = self._recoloured(images, draw)
-        chosen = draw.chance((n, 1, 1, 1), self.shallow_focus)
-        other = draw.chance((n, 1, 1, 1), 0.5)
-        behind = torch.where(other, recoloured.roll(1, 0), recoloured)
-        return torch.where(chosen, _before(recoloured, behind, draw), recoloured)
+        scenes = self._recoloured(images, draw)
+        subject = draw.chance((n,), self.shallow_focus).nonzero()[:, 0]
+        if len(subject) == 0:
+            return scenes
+        drawn = (draw.uniform((len(subject),), 0, 1) * n).long().clamp(max=n - 1)
+        behind = torch.where(draw.chance((len(subject),), 0.5), drawn, subject)
+        return scenes.index_copy(0, subject, _before(scenes[subject], scenes[behind], draw))
 
     def layers(self, images: Tensor, generator: Generator) -> Tensor:
         """Vary second pictures, which are superimposed on the first: their colours only."""
         return self._recoloured(images, Draw(generator, images.device))
 
     def _recoloured(self, images: Tensor, draw: Draw) -> Tensor:
-        n = len(images)
-        chosen = draw.chance((n, 1, 1, 1), self.colour_jitter)
-        exponent = draw.log_uniform((n, 1, 1, 1), 0.7, 1.4) * draw.log_uniform((n, 3, 1, 1), 0.88, 1.14)
-        toned = images.pow(exponent)
+        chosen = draw.chance((len(images),), self.colour_jitter).nonzero()[:, 0]
+        if len(chosen) == 0:
+            return images
+        n, plain = len(chosen), images[chosen]
+        tint = draw.log_uniform((n, 3, 1, 1), 0.88, 1.14)
+        gray = (plain == plain[:, :1]).all(1, keepdim=True).all((2, 3), keepdim=True)
+        tint = torch.where(gray, tint[:, :1], tint)
+        toned = plain.pow(draw.log_uniform((n, 1, 1, 1), 0.7, 1.4) * tint)
         saturated = torch.lerp(luminance(toned), toned, draw.uniform((n, 1, 1, 1), 0.6, 1.3)).clamp(0, 1)
-        return torch.where(chosen, saturated, images)
+        return images.index_copy(0, chosen, torch.where(gray, toned, saturated))
 
 
 def _before(subject: Tensor, behind: Tensor, draw: Draw) -> Tensor:

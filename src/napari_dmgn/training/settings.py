@@ -102,7 +102,7 @@ class TrainConfig:
     """Crops are mirrored left and right only, not turned too: for what depends on which side is up. None is true where
     haze is put on clean pictures."""
     colour_jitter: float = 0.0
-    """Share of the clean pictures, and of the pictures reflected in them, whose colours are changed."""
+    """Share of the clean pictures, and of those reflected or seen out of focus in them, whose colours are changed."""
     shallow_focus: float = 0.0
     """Share of the clean pictures of which a part is kept before an out-of-focus rest: what glass or haze does is then
     learnt apart from what a lens does."""
