@@ -91,7 +91,6 @@ class Batches:
         self.sources = list(sources)
         self.extras = extras
         self.device = device
-        self._weights = torch.tensor([source.weight for source in sources], dtype=torch.float64, device="cpu")
 
     def crops(self, count: int, size: int, seed: int, *, group: int = 0) -> Crops:
         """Draw the pictures of a batch.
@@ -107,7 +106,8 @@ class Batches:
         """
         generator = self._generator(seed, group, _PICTURES)
         drawn: dict[int, list[Tensor]] = {1: [], 2: []}
-        for source, n in zip(self.sources, self._counts(count, seed, group), strict=True):
+        shares = _shares(self.sources, count, self._generator(seed, group, _CHOICE))
+        for source, n in zip(self.sources, shares, strict=True):
             if n:
                 crops = self._cut(source.pool, n, size, generator)
                 drawn[source.pool.layers].append(crops.to(self.device))
@@ -122,21 +122,13 @@ class Batches:
             depth=self._depth(len(clean), size, seed, group),
         )
 
-    def _counts(self, count: int, seed: int, group: int) -> list[int]:
-        if len(self.sources) == 1:
-            return [count]
-        return _shared(count, self._weights, self._generator(seed, group, _CHOICE))
-
     def _layer(self, count: int, size: int, seed: int, group: int) -> Tensor | None:
         if not getattr(self.extras.degrade, "wants_layer", False):
             return None
         generator = self._generator(seed, group, _LAYER)
         clean = [source for source in self.sources if source.pool.layers == 1]
-        counts = [count]
-        if len(clean) > 1:
-            weights = torch.tensor([source.weight for source in clean], dtype=torch.float64, device="cpu")
-            counts = _shared(count, weights, generator)
-        cut = [self._cut(source.pool, n, size, generator) for source, n in zip(clean, counts, strict=True) if n]
+        shares = _shares(clean, count, generator)
+        cut = [self._cut(source.pool, n, size, generator) for source, n in zip(clean, shares, strict=True) if n]
         layers = torch.cat([crops.to(self.device) for crops in cut])[:, 0]
         if len(cut) == 1:
             return layers
@@ -188,9 +180,13 @@ class Batches:
         return torch.Generator().manual_seed(_stream(seed, group, stream))
 
 
-def _shared(count: int, weights: Tensor, generator: Generator) -> list[int]:
+def _shares(sources: Sequence[Source], count: int, generator: Generator) -> list[int]:
+    """Draw how many of so many pictures come from each source."""
+    if len(sources) == 1:
+        return [count]
+    weights = torch.tensor([source.weight for source in sources], dtype=torch.float64, device="cpu")
     chosen = torch.multinomial(weights, count, replacement=True, generator=generator)
-    return torch.bincount(chosen, minlength=len(weights)).tolist()
+    return torch.bincount(chosen, minlength=len(sources)).tolist()
 
 
 def _stream(seed: int, group: int, stream: int) -> int:

@@ -66,11 +66,11 @@ class Variation:
             return images
         n, plain = len(chosen), images[chosen]
         tint = draw.log_uniform((n, 3, 1, 1), 0.88, 1.14)
-        gray = (plain == plain[:, :1]).all(1, keepdim=True).all((2, 3), keepdim=True)
+        gray = (plain == plain[:, :1]).all((1, 2, 3), keepdim=True)
         tint = torch.where(gray, tint[:, :1], tint)
         toned = plain.pow(draw.log_uniform((n, 1, 1, 1), 0.7, 1.4) * tint)
         saturated = torch.lerp(luminance(toned), toned, draw.uniform((n, 1, 1, 1), 0.6, 1.3)).clamp(0, 1)
-        return images.index_copy(0, chosen, torch.where(gray, toned, saturated))
+        return images.index_copy(0, chosen, saturated)
 
 
 def _before(subject: Tensor, behind: Tensor, draw: Draw) -> Tensor:
