@@ -281,10 +281,11 @@ class TrainConfig:
 
     def network_config(self) -> NetworkConfig:
         """Return the network's settings."""
-        known(self.network, [f.name for f in fields(NetworkConfig)], "network")
-        if set(self.network) == {f.name for f in fields(NetworkConfig)}:
-            base = NetworkConfig()  # nothing of it is used: the model to start from may be gone
-        elif self.preset == "start":
+        names = [f.name for f in fields(NetworkConfig)]
+        known(self.network, names, "network")
+        if set(self.network) == set(names):  # the model to start from is not asked: it may be gone
+            return NetworkConfig.from_dict(self.network)
+        if self.preset == "start":
             assert self.start is not None
             base = read_header(zoo.find_model(self.start).path).config
         else:
