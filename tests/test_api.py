@@ -53,7 +53,7 @@ class StandIn:
     model = SimpleNamespace(
         network=None,
         config=NetworkConfig(),
-        metadata=SimpleNamespace(name="stand-in", task="rain", sha256="0" * 64),
+        metadata=SimpleNamespace(name="stand-in", task="rain", card={}, sha256="0" * 64),
     )
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Windows of tiled inference: pure integer geometry, one axis first, then the product of two.
+"""Sizes at which images are seen, and windows of tiled inference: integer geometry, one axis first, then two.
 
 An axis of n pixels is cut into tiles. Each tile is *pasted* into the result; to compute it, a larger
 part of the image is *read*, and of what was computed a part is *kept*. Positions are in the padded
@@ -8,10 +8,31 @@ image, whose length is a multiple of the network's stride, so that every window 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Span", "Window", "halved", "spans", "widened", "windows"]
+__all__ = ["Span", "Window", "downscale_factor", "halved", "spans", "widened", "windows"]
+
+
+def downscale_factor(asked: int | str, card: Mapping[str, Any], shape: tuple[int, int]) -> int:
+    """Return the factor by which an image of (H, W) pixels is made smaller for a network.
+
+    Parameters
+    ----------
+    asked : int or "auto"
+        More than an image has pixels a side is as much as these.
+    card : mapping
+        Of the model. For "auto" its ``working_side``, in pixels, is what the shorter side keeps at least; a model whose
+        card tells nothing sees every image as it is.
+    shape : (H, W)
+    """
+    if asked != "auto":
+        return min(int(asked), max(shape))
+    side = card.get("working_side")
+    if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+        return 1
+    return max(1, min(shape) // side)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,6 +178,16 @@ def notices():
     return new
 
 
+@pytest.fixture(scope="session")
+def small_sighted(tmp_path_factory, tiny_network) -> Path:
+    """A model file whose card asks for pictures with a shorter side of 40 pixels."""
+    from napari_dmgn import checkpoint
+
+    path = tmp_path_factory.mktemp("models") / "small sighted.safetensors"
+    checkpoint.save(path, tiny_network, task="haze", card={"name": "small sighted", "working_side": 40})
+    return path
+
+
 @pytest.fixture
 def models(monkeypatch, tmp_path):
     """A list of models in the place of the installed ones: one shipped, for rain."""

@@ -73,6 +73,39 @@ def test_error_of_a_short_halo_is_the_largest_of_all_frames(request_of, stack, t
     assert max(errors) > 1.2 * errors[0]
 
 
+def test_frames_at_a_working_size_are_those_of_a_script_in_a_store_too(request_of, stack, tiny_checkpoint, tmp_path):
+    pytest.importorskip("zarr")
+    settings = {"downscale": 3, "intensity_range": (0.0, 4000.0)}
+    fixed = {"model": tiny_checkpoint, "rgb": False, "device": "cpu", "precision": "float32"}
+    expected, full = (
+        np.stack([api.restore(frame, **fixed, **settings | more).background for frame in stack])
+        for more in ({}, {"downscale": 1})
+    )
+    assert np.abs(expected.astype(int) - full).max() > 10
+    for store in (None, tmp_path / "out.zarr"):
+        _, outcome = outcome_of(run(request_of(stack, store=store, **settings), bool))
+        np.testing.assert_array_equal(by_output(outcome)["background"], expected)
+        assert outcome.provenance["downscale"] == 3
+
+
+@pytest.mark.parametrize(("factor", "first"), [(8, 1), (4, 0)])
+def test_store_is_resumed_at_its_own_working_size_only(request_of, stack, tmp_path, factor, first):
+    pytest.importorskip("zarr")
+    request = request_of(stack, store=tmp_path / "out.zarr", downscale=8, intensity_range=(0.0, 4000.0))
+    done = []
+    events = run(request, lambda: bool(done))
+    for event in events:
+        if event.frame == 1:
+            done.append(event)
+            break
+    assert outcome_of(events)[1].provenance["frames_done"] == 1
+    again = dataclasses.replace(request, downscale=factor)
+    seen, outcome = outcome_of(run(again, bool))
+    assert min(event.frame for event in seen) == first
+    _, kept = outcome_of(run(dataclasses.replace(again, store=None), bool))
+    np.testing.assert_array_equal(by_output(outcome)["background"], by_output(kept)["background"])
+
+
 def test_stopped_and_resumed_is_the_same_as_uninterrupted(request_of, stack):
     request = request_of(stack)
     _, whole = outcome_of(run(request, bool))

@@ -148,6 +148,19 @@ def test_remove_rain_on_the_active_layer(viewer, models, fake_restore, qtbot, mo
     assert not shown
 
 
+def test_quick_commands_start_with_the_preferences(viewer, models, fake_restore, qtbot, monkeypatch):
+    from napari_dmgn.plugin import preferences
+
+    chosen = preferences.Preferences(device="cpu", precision="float32", downscale="3", tile="whole")
+    monkeypatch.setattr(preferences, "_read", lambda: chosen)
+    viewer.add_image(np.zeros((24, 32)), name="gray")
+    run_remove_rain()
+    finish(qtbot)
+    settings = fake_restore.calls[0][2]
+    expected = {"device": "cpu", "precision": "float32", "downscale": 3, "tile": None}
+    assert {name: settings[name] for name in expected} == expected
+
+
 def test_a_quick_command_loads_torch_off_the_gui_thread(viewer, models, fake_restore, qtbot, monkeypatch):
     from napari_dmgn.plugin import commands
 

@@ -9,7 +9,7 @@ pytest.importorskip("napari")
 
 from napari.layers import Image
 
-from napari_dmgn import samples, zoo
+from napari_dmgn import api, samples, zoo
 from napari_dmgn.plugin import conservation, estimate, likeness
 from napari_dmgn.plugin.source import capture
 
@@ -170,6 +170,48 @@ def test_pace_is_measured_kept_and_used(tiny_checkpoint):
     assert known.memory > unknown.memory
     estimate.speed_file().write_text("torn {")
     assert estimate.pace(tiny_checkpoint, "cpu", "float32") is None
+
+
+def test_estimate_of_a_working_size(tiny_checkpoint):
+    source = capture(Image(np.zeros((2000, 3000), np.uint8), contrast_limits=(0, 1)))
+    asked = (tiny_checkpoint, "cpu", "float32")
+    assert estimate.pace(*asked, 4) is None
+    report = {"device": "cpu", "precision": "float32", "windows": 1, "fallbacks": []}
+    estimate.remember(*asked, {**report, "seconds": 8.0}, 10**6)
+    full = estimate.pace(*asked)
+    estimates = [
+        estimate.estimate(source, (), np.dtype(np.uint8), estimate.pace(*asked, factor), factor)
+        for factor in (1, 2, 4, 8)
+    ]
+    seconds = [found.seconds for found in estimates]
+    assert seconds == sorted(seconds, reverse=True)
+    assert seconds[0] == pytest.approx(48)
+    assert all(48 / k**2 < s < 48 / k**2 + 6 for k, s in zip((2, 4, 8), seconds[1:], strict=True))
+    # What was measured at a working size counts there, and there only; what is small for the network says nothing.
+    estimate.remember(*asked, {**report, "seconds": 9.0, "downscale": 4}, 10**6)
+    assert estimate.pace(*asked, 4).seconds < 1
+    estimate.remember(*asked, {**report, "seconds": 9.0, "downscale": 4}, 6 * 10**6)
+    assert estimate.pace(*asked, 4).seconds == pytest.approx(1.5)
+    assert estimate.pace(*asked) == full
+
+
+def test_less_memory_at_a_working_size():
+    source = capture(Image(np.zeros((2000, 3000), np.uint8), contrast_limits=(0, 1)))
+    known = estimate.Pace(seconds=1, device="cpu", precision="float32", bytes_per_pixel=280, strip_pixels=10**7)
+    memory = [estimate.estimate(source, (), np.dtype(np.uint8), known, factor).memory for factor in (1, 2, 3, 8)]
+    assert memory == sorted(memory, reverse=True)
+    assert memory[0] - memory[1] > 6 * 10**6 * 280 / 2
+
+
+@pytest.mark.parametrize("shape", [(96, 128), (2, 130, 79), (20, 300), (130, 100, 3)])
+@pytest.mark.parametrize("downscale", ["auto", 1, 3])
+def test_estimates_reckon_with_the_factor_that_a_run_takes(small_sighted, shape, downscale):
+    image = np.zeros(shape, np.uint8)
+    rgb = shape[-1] == 3
+    source = capture(Image(image, rgb=rgb, contrast_limits=(0, 1)))
+    card = zoo.find_model(small_sighted).card
+    run = api.restore(image, "haze", model=small_sighted, rgb=rgb, device="cpu", downscale=downscale)
+    assert estimate.working_factor(downscale, card, source) == run.provenance["downscale"]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (80, "80 s"), (600, "10 min"), (9000, "2.5 h")])

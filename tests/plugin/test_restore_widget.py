@@ -201,6 +201,7 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
     assert widget.advanced.isVisibleTo(widget)
     widget.device_box.setCurrentText("CPU")
     widget.precision_box.setCurrentText("Full (float32)")
+    widget.form.advanced_box.size_box.setCurrentText("1/3")
     widget.tile_box.setCurrentText("Whole image")
     widget.output_boxes["noise"].setChecked(False)
     press(qtbot, widget.restore_button)
@@ -212,6 +213,7 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
         "rgb": False,
         "device": "cpu",
         "precision": "float32",
+        "downscale": 3,
         "tile": None,
         "halo": "exact",
         "dtype": "same",
@@ -754,6 +756,34 @@ def test_estimate_of_a_part_tells_of_the_whole(viewer, open_widget, monkeypatch)
         assert f"{whole}{memory} MiB." in text
 
 
+def test_estimate_follows_the_working_size_and_the_card(viewer, open_widget, models, monkeypatch):
+    from napari_dmgn.plugin import estimate
+
+    sighted = dataclasses.replace(models.info, name="sighted", card={"working_side": 250}, shipped=False)
+    models.found.append(sighted)
+    viewer.add_image(np.zeros((1000, 1000), np.uint8), name="s")
+    widget = open_widget()
+    box = widget.form.advanced_box.size_box
+
+    def pace(model, device, precision, factor):  # 80 s at full size
+        return estimate.Pace(
+            seconds=80 / factor, device="cpu", precision="float32", bytes_per_pixel=100, strip_pixels=10**6
+        )
+
+    monkeypatch.setattr(estimate, "pace", pace)
+    for model, size, seconds in (
+        ("rain (shipped)", "Full size", 80),
+        ("rain (shipped)", "1/2", 40),
+        ("rain (shipped)", "Automatic", 80),
+        ("sighted", "Automatic", 20),
+        ("sighted", "1/8", 10),
+        ("sighted", "Full size", 80),
+    ):
+        widget.model_box.setCurrentText(model)
+        box.setCurrentText(size)
+        assert widget.bar.estimate.text().startswith(f"About {seconds} s and "), (model, size)
+
+
 def test_masks_do_not_hide_what_came_of_the_run(make_napari_viewer, npe2pm, manifest, models, fake_restore, qtbot, cat):
     npe2pm.register(manifest)
     viewer = make_napari_viewer(show=True)
@@ -904,6 +934,20 @@ def test_what_a_short_halo_costs_is_said(viewer, open_widget, fake_restore, qtbo
     assert viewer.layers["cat background"].metadata["napari_dmgn"]["halo_error"] == error
 
 
+def test_every_working_size_of_the_preferences_can_be_chosen(manifest, qtbot):
+    from napari_dmgn.plugin.advanced import SIZES, AdvancedBox
+    from napari_dmgn.plugin.preferences import Preferences
+
+    offered = manifest.contributions.configurations["restore"].properties["downscale"].enum
+    assert len(offered) == len(SIZES)
+    for name in offered:
+        start = Preferences(downscale=name)
+        box = AdvancedBox(start)
+        qtbot.addWidget(box)
+        assert box.values()["downscale"] == start.downscale_setting()
+        assert str(start.downscale_setting()) == name
+
+
 def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, monkeypatch, tmp_path):
     from napari.settings import get_plugin_settings
 
@@ -916,7 +960,9 @@ def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, 
     page = get_plugin_settings("napari-dmgn").restore
     assert preferences.preferences() == preferences.Preferences()  # the manifest's defaults
     page.device, page.tile, page.output_type, page.keep_model = "cpu", "256", "float32", False
+    page.downscale = "3"
     found = preferences.preferences()
+    assert found.downscale_setting() == 3
     assert (found.device, found.tile_setting(), found.output_type, found.keep_model) == ("cpu", 256, "float32", False)
     assert str(zoo.models_folder()) == "/elsewhere"
     page.models_folder = str(tmp_path)

@@ -236,6 +236,59 @@ def test_a_script_goes_on_where_the_store_was_left(viewer, tiny_checkpoint, tmp_
         restore_into_store(viewer.add_labels(np.zeros((4, 4), int)), tmp_path / "x.zarr", viewer)
 
 
+@pytest.mark.parametrize("downscale", ["auto", 1, 3])
+def test_working_size_is_in_a_recipe_where_it_was_chosen(viewer, small_sighted, rainy, downscale):
+    layer = viewer.add_image(rainy, rgb=True, name="street")
+    request = Request(source=capture(layer), task="haze", model=small_sighted, downscale=downscale, **ENGINE)
+    text, command = recipe.as_python(request), shlex.split(recipe.as_command(request)[0])
+    if downscale == "auto":
+        assert "downscale" not in text
+        assert "--downscale" not in command
+    else:
+        assert command[command.index("--downscale") + 1] == str(downscale)
+    exec(text, {"viewer": viewer})
+    expected = dmgn.restore(rainy, "haze", model=small_sighted, downscale=downscale, **ENGINE)
+    np.testing.assert_array_equal(viewer.layers["street background"].data, expected.background)
+    found = viewer.layers["street background"].metadata["napari_dmgn"]["downscale"]
+    assert found == (2 if downscale == "auto" else downscale)
+
+
+def test_a_region_is_seen_at_the_size_of_its_whole(viewer, small_sighted, rainy):
+    """So that a corner shows how the whole will be."""
+    layer = viewer.add_image(np.tile(rainy, (2, 2, 1)), rgb=True, name="street")  # 192 x 256
+    region = capture(layer, crop=((10, 80), (20, 120)))
+    request = Request(source=region, task="haze", model=small_sighted, **ENGINE)
+    assert request.engine()["downscale"] == 4
+    assert Request(source=capture(layer), task="haze", model=small_sighted).engine()["downscale"] == "auto"
+    assert dataclasses.replace(request, downscale=2).engine()["downscale"] == 2
+    text = recipe.as_python(request)
+    exec(text, {"viewer": viewer})
+    assert viewer.layers["street background"].metadata["napari_dmgn"]["downscale"] == 4
+    assert "--downscale" not in recipe.as_command(request)[0]  # of the whole file, where it is the same by itself
+
+
+@pytest.mark.parametrize("there", ["results", "image"])
+def test_command_tells_that_stores_are_restored_at_full_size(viewer, small_sighted, tmp_path, monkeypatch, there):
+    monkeypatch.setenv("NAPARI_DMGN_MODELS", str(small_sighted.parent))
+    layer = viewer.add_image(np.zeros((80, 200)))
+    (tmp_path / "in.zarr").mkdir()
+    (tmp_path / "in.zarr" / "zarr.json").touch()
+    places = {"store": tmp_path / "out.zarr"}
+    source = capture(layer)
+    if there == "image":
+        places, source = {}, dataclasses.replace(source, path=str(tmp_path / "in.zarr"))
+    for model, downscale, heeded in (
+        (small_sighted, "auto", True),
+        (None, 3, True),
+        (None, "auto", False),
+        (small_sighted, 1, False),
+    ):
+        request = Request(source=source, model=model, downscale=downscale, **places)
+        text, heed = recipe.as_command(request)
+        assert "--downscale" not in text  # which the command refuses there
+        assert ("OME-Zarr at full size" in heed) == heeded
+
+
 def test_copied_command_runs(viewer, tiny_checkpoint, rainy, tmp_path):
     from napari_dmgn.cli import main
     from napari_dmgn.files import read_image, write_image
@@ -243,13 +296,14 @@ def test_copied_command_runs(viewer, tiny_checkpoint, rainy, tmp_path):
     path = tmp_path / "my street.png"
     write_image(path, rainy)
     layer = viewer.add_image(rainy, rgb=True)
-    request = Request(source=capture(layer), model=tiny_checkpoint, tile=16, halo=16, **ENGINE)
+    settings = {"downscale": 2, "tile": 16, "halo": 16, **ENGINE}
+    request = Request(source=capture(layer), model=tiny_checkpoint, **settings)
     text, heed = recipe.as_command(request)
     assert "save it first" in heed
     words = shlex.split(text.replace("IMAGE.tif", shlex.quote(str(path))).replace(" restored", f" {tmp_path}", 1))
     assert words.pop(0) == "napari-dmgn"
     assert main(words) == 0
-    expected = dmgn.restore(rainy, model=tiny_checkpoint, tile=16, halo=16, **ENGINE).background
+    expected = dmgn.restore(rainy, model=tiny_checkpoint, **settings).background
     np.testing.assert_array_equal(read_image(tmp_path / "my street_background.png").array, expected)
 
 

@@ -222,6 +222,41 @@ def test_a_mask_that_is_only_shown_side_by_side_cannot_be_compared(viewer, model
     assert compare.status.text() == "Left: cat. Right: cat background."
 
 
+@pytest.mark.parametrize(
+    ("shape", "factor"), [((96, 128), 2), ((97, 131), 3), ((131, 97), 8), ((24, 131), 8), ((131, 24), 8)]
+)
+def test_masks_of_a_working_size_lie_on_the_image(tiny_checkpoint, shape, factor):
+    from napari.layers import Image
+
+    from napari_dmgn.plugin.masks_widget import _settings
+    from napari_dmgn.plugin.results import MASKS_KEY
+    from napari_dmgn.plugin.source import capture
+    from napari_dmgn.plugin.worker import Request, run
+
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    source = Image(pixels, contrast_limits=(0, 1), name="x", **PLACED)
+    request = Request(source=capture(source), model=tiny_checkpoint, device="cpu", masks=True, downscale=factor)
+    events = run(request, bool)
+    try:
+        while True:
+            next(events)
+    except StopIteration as end:
+        top = end.value.layers[-1]
+    layer = Image(top.data, **top.settings)
+    strides = set()
+    for name, mask in layer.metadata[MASKS_KEY].items():
+        # The tiny network's branches go down to half of the trunk's resolution, a quarter of what it sees.
+        side = factor * (8 if name.endswith("/2") and not name.startswith("refine") else 4)
+        strides.add(side)
+        assert mask.shape == tuple(-(-pixels // side) for pixels in shape)
+        overlay = Image(**_settings(layer, name, mask))
+        last = np.subtract(mask.shape, 1)
+        for place in (np.zeros(2), last):
+            middle = np.multiply(place, side) + (side - 1) / 2
+            np.testing.assert_allclose(overlay.data_to_world(place), source.data_to_world(middle), atol=1e-6)
+    assert len(strides) == 2
+
+
 @pytest.mark.parametrize(("length", "positions", "side"), [(300, 75, 4), (451, 57, 8), (7, 1, 8), (5, 5, 1)])
 def test_pixels_of_a_position(length, positions, side):
     from napari_dmgn.plugin.masks_widget import cell_side

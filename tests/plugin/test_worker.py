@@ -11,7 +11,9 @@ pytest.importorskip("qtpy.QtCore", exc_type=ImportError)
 
 from napari.layers import Image
 
+from napari_dmgn import api
 from napari_dmgn.plugin.source import capture
+from napari_dmgn.plugin.summary import summary
 from napari_dmgn.plugin.worker import Cancelled, Failed, Request, Restored, explain, run
 
 EARLY = """
@@ -58,6 +60,31 @@ def test_real_run_on_the_real_network(tiny_checkpoint, rainy):
     assert (noise_map.data.dtype, background.data.dtype) == (np.float32, np.uint8)
     assert noise.data.shape in (rainy.shape, rainy.shape[:2])
     assert outcome.provenance["sha256"]
+
+
+@pytest.mark.parametrize(("asked", "factor"), [("auto", 2), (1, 1), (3, 3)])
+def test_working_size_reaches_the_network_and_is_said(small_sighted, rainy, asked, factor):
+    fixed = {"model": small_sighted, "device": "cpu", "precision": "float32"}
+    _, outcome = outcome_of(run(request_for(rainy, rgb=True, task="haze", downscale=asked, **fixed), bool))
+    assert outcome.provenance["downscale"] == factor
+    background = outcome.layers[-1]
+    assert background.settings["metadata"]["napari_dmgn"]["downscale"] == factor
+    results = {k: api.restore(rainy, "haze", downscale=k, **fixed).background for k in (1, 2, 3)}
+    same = [k for k, expected in results.items() if np.array_equal(background.data, expected)]
+    assert same == [factor]
+    said = summary("x", outcome, gone=False).partition("\n")[0]
+    assert said.endswith(" s on CPU." if factor == 1 else f" s on CPU, the network at 1/{factor} size.")
+
+
+def test_a_region_is_seen_at_the_size_of_its_whole(small_sighted, rainy):
+    picture = np.tile(rainy, (2, 2, 1))  # 192 x 256
+    fixed = {"model": small_sighted, "device": "cpu", "precision": "float32", "task": "haze"}
+    layer = Image(picture, name="x", rgb=True, contrast_limits=(0, 1))
+    region = Request(source=capture(layer, crop=((10, 80), (20, 120))), **fixed)
+    _, outcome = outcome_of(run(region, bool))
+    assert outcome.provenance["downscale"] == 4
+    expected = api.restore(picture[10:80, 20:120], downscale=4, **fixed).background
+    np.testing.assert_array_equal(outcome.layers[-1].data, expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (2, 9, 8)])

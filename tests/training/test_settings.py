@@ -175,6 +175,7 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("shallow_focus", [-0.1, 1.1, "half", math.nan]),
         ("card", [3, "text", ["licence"], {"task": "haze"}, {"scores": {}}]),
         ("card", [{"when": date(2026, 1, 1)}, {"x": math.nan}]),
+        ("card", [{"working_side": 0}, {"working_side": "400"}, {"working_side": True}, {"working_side": 400.0}]),
     ],
 )
 def test_wrong_values_are_refused_by_name(name, values):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from napari_dmgn.api.arguments import check_dtype, check_engine, check_task, find_source
+from napari_dmgn.api.arguments import check_downscale, check_dtype, check_engine, check_task, find_source
 from napari_dmgn.api.job import Job
 from napari_dmgn.api.layers import is_layer, layers_of_viewers
 from napari_dmgn.api.restoration import Events, Restoration, RestoreEvent
@@ -31,6 +31,7 @@ def restore(
     precision: str = "auto",
     tile: int | str | None = "auto",
     halo: int | str = "exact",
+    downscale: int | str = "auto",
     masks: bool = False,
     dtype: npt.DTypeLike = "same",
     progress: Callable[[RestoreEvent], object] | None = None,
@@ -58,10 +59,17 @@ def restore(
     halo : pixels that a window reads beyond what it writes, where `tile` is a number: the strips
         that `"auto"` cuts a large image into need none. With less than "exact" the provenance's
         `halo_error` is the largest difference, in units of the range, seen at three windows
+    downscale : factor by which the image is made smaller for the network, as a whole number; 1 shows it every pixel
+        What the network makes of the smaller image is carried back to all pixels: edges and texture of background and
+        coarse are the image's own, noise and map are smooth. Haze and reflections in photographs of many pixels come
+        out better so, and sooner; fine noise, such as rain, does not. `"auto"` follows the model's card: its
+        `working_side` is the least shorter side, in pixels, that the network is to see. Without it, and with smaller
+        images, it is 1. The provenance has the factor; `tile`, `halo` and masks are those of the smaller image.
     masks : also return the masks of the deep-masking cells
     dtype : type of the background; values are rounded and saturated, not rescaled
         As integers NaN is 0, and infinite pixels are the type's limits.
-    progress : called with a `RestoreEvent` after every step: a window or strip, in each of two phases
+    progress : called with a `RestoreEvent` after every step: a window or strip, in each of two phases, and of a
+        smaller image a strip that is carried back
 
     Returns
     -------
@@ -86,6 +94,7 @@ def restore(
         precision=precision,
         tile=tile,
         halo=halo,
+        downscale=downscale,
         masks=masks,
         dtype=dtype,
     )
@@ -110,14 +119,15 @@ def iter_restore(
     precision: str = "auto",
     tile: int | str | None = "auto",
     halo: int | str = "exact",
+    downscale: int | str = "auto",
     masks: bool = False,
     dtype: npt.DTypeLike = "same",
 ) -> Events:
     """Restore an image window by window, as `restore` does, in steps that a caller can stop.
 
     The arguments are those of `restore` and are checked at once; work starts with the first event.
-    There is one event after every step (a window or strip, in each of two phases) and a last one
-    that carries the restoration.
+    There is one event after every step (a window or strip, in each of two phases, and of a smaller image
+    a strip that is carried back) and a last one that carries the restoration.
     """
     return iter_restore_into(
         image,
@@ -131,6 +141,7 @@ def iter_restore(
         precision=precision,
         tile=tile,
         halo=halo,
+        downscale=downscale,
         masks=masks,
         dtype=dtype,
     )
@@ -149,6 +160,7 @@ def iter_restore_into(
     precision: str = "auto",
     tile: int | str | None = "auto",
     halo: int | str = "exact",
+    downscale: int | str = "auto",
     masks: bool = False,
     dtype: npt.DTypeLike = "same",
 ) -> Events:
@@ -177,6 +189,7 @@ def iter_restore_into(
         task=check_task(task),
         source=find_source(model, task),
         device=check_engine(device, precision, tile, halo),
+        downscale=check_downscale(downscale),
         engine={
             "device": device,
             "precision": precision,

@@ -15,7 +15,7 @@ from napari_dmgn.words import brief
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
 
-__all__ = ["check_dtype", "check_engine", "check_task", "find_source"]
+__all__ = ["check_downscale", "check_dtype", "check_engine", "check_task", "find_source"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,6 +51,15 @@ def check_engine(device: str, precision: str, tile: object, halo: object) -> str
     resolved = resolve_device(device)
     resolve_precision(precision, resolved)
     return resolved
+
+
+def check_downscale(downscale: object) -> int | str:
+    """Return a factor by which images are made smaller for the network, or "auto"."""
+    if _is_word(downscale, "auto"):
+        return "auto"
+    if not _is_whole(downscale, 1):
+        raise ValueError(f"downscale is 'auto' or a whole number >= 1; got {brief(downscale)}")
+    return int(cast("int", downscale))
 
 
 def _is_word(value: object, word: str) -> bool:

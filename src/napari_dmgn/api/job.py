@@ -5,6 +5,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from napari_dmgn import __version__, zoo
 from napari_dmgn.api.restoration import Events, Restoration, RestoreEvent
 from napari_dmgn.images import Array, FloatArray, IntensityRange, Layout, Picture, Results, find_ranges
+from napari_dmgn.tiling import downscale_factor
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Part
@@ -47,6 +49,7 @@ class Job:
     source: "zoo.ModelInfo | Model"
     device: str
     engine: Mapping[str, Any]
+    downscale: int | str
     layer: Any = None
 
     def events(self) -> Events:
@@ -55,6 +58,7 @@ class Job:
 
         started = time.perf_counter()
         model = self._load_model()
+        downscale = downscale_factor(self.downscale, model.metadata.card, self.layout.frame_shape)
         ranges = find_ranges(self.image, self.layout, self.wanted_range)
         results = self.results
         reports: list[dict[str, Any]] = []
@@ -63,9 +67,9 @@ class Job:
         with reused():  # from batch to batch, too
             for number, indices in enumerate(together):
                 batch = _Batch(self.image, self.layout, indices, ranges, results)
-                report, steps = yield from self._infer(model, batch, number, len(together))
+                report, steps = yield from self._infer(model, batch, downscale, number, len(together))
                 reports.append(report)
-        provenance = self._provenance(model, ranges, results, reports)
+        provenance = self._provenance(model, downscale, ranges, results, reports)
         provenance["seconds"] = round(time.perf_counter() - started, 3)
         restoration = Restoration(
             background=results.background,
@@ -85,14 +89,15 @@ class Job:
         return self.source
 
     def _infer(
-        self, model: "Model", batch: "_Batch", number: int, count: int
+        self, model: "Model", batch: "_Batch", downscale: int, number: int, count: int
     ) -> "Generator[RestoreEvent, None, tuple[dict[str, Any], int]]":
         """Pass the steps of some frames on as events of all; return their report and how many there were."""
-        from napari_dmgn.inference import Planes, iter_infer
+        from napari_dmgn.inference import Planes, iter_infer, iter_infer_reduced
 
         total = 0
+        infer = iter_infer if downscale == 1 else partial(iter_infer_reduced, downscale=downscale)
         # closing(): a caller who stops frees the network's memory here and now.
-        with closing(iter_infer(model, batch, sink=batch, **self.engine)) as steps:
+        with closing(infer(model, batch, sink=batch, **self.engine)) as steps:
             for step in steps:
                 if isinstance(step, Planes):
                     return step.report, total
@@ -108,6 +113,7 @@ class Job:
     def _provenance(
         self,
         model: "Model",
+        downscale: int,
         ranges: tuple[tuple[float, float], ...],
         results: Results,
         reports: list[dict[str, Any]],
@@ -129,6 +135,7 @@ class Job:
             "precision": last["precision"],
             "tile": last["tile"],
             "halo": last["halo"],
+            "downscale": downscale,
             **({"halo_error": max(errors)} if errors else {}),
             "windows": sum(int(report["windows"]) for report in reports),
             "fallbacks": list(dict.fromkeys(text for report in reports for text in report["fallbacks"])),

@@ -64,7 +64,8 @@ class RestoreEvent:
 
     Attributes
     ----------
-    done, total : steps over all frames; a window is a step in each of the network's phases
+    done, total : steps over all frames; a window is a step in each of the network's phases, and so is a strip that is
+        carried back from a smaller image
     frame, frames : the frame at work, counted from 0, and how many there are
     restoration : the result, in the last event only
     """

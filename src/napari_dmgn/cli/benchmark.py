@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=size, nargs="+", default=[(1024, 1024)], metavar="WIDTHxHEIGHT", help="default: 1024x1024"
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="timed runs (default: 5)")
-    add_model_options(parser)
+    add_model_options(parser, downscale=1)  # what is measured is the network
     several = parser.add_argument_group("several cases", "every combination is measured, each in a process of its own")
     several.add_argument("--models", nargs="+", metavar="NAME|PATH", help="in place of --model")
     several.add_argument("--devices", nargs="+", metavar="DEVICE", help="in place of --device")
@@ -71,6 +71,7 @@ def _in_a_process(args: argparse.Namespace, case: dict[str, Any]) -> dict[str, A
     """Measure a case where no other has left its memory behind."""
     width, height = case["size"]
     words = ["benchmark", "--json", "--repeat", str(args.repeat), "--halo", str(args.halo)]
+    words += ["--downscale", str(args.downscale)]
     words += [] if args.task is None else ["--task", args.task]
     words += ["--size", f"{width}x{height}", "--device", case["device"], "--precision", case["precision"]]
     words += ["--tile", "none" if case["tile"] is None else str(case["tile"])]
@@ -124,6 +125,7 @@ def _report(megapixels: float, times: list[float], provenance: dict[str, Any]) -
         "threads": torch.get_num_threads(),
         "precision": provenance["precision"],
         "tile": provenance["tile"],
+        "downscale": provenance["downscale"],
         "model": provenance["model"],
         "sha256": provenance["sha256"],
         "torch": torch.__version__,
@@ -158,12 +160,17 @@ def _print(report: dict[str, Any]) -> None:
     print(
         f"{report['width']} x {report['height']} ({report['megapixels']:.2f} megapixels), "
         f"model {report['model']}, {report['device']}, {report['precision']}, "
-        f"{report['threads']} threads, torch {report['torch']}\n"
+        f"{report['threads']} threads, torch {report['torch']}"
+        f"{_smaller(report['downscale'])}\n"
         f"min {report['seconds_min']:.3f} s, median {report['seconds_median']:.3f} s "
         f"of {report['repeat']} runs; "
         f"{report['megapixels_per_second']:.2f} megapixels/s; "
         f"peak memory {memory}"
     )
+
+
+def _smaller(factor: int) -> str:
+    return f", the network sees it {factor} times smaller" if factor > 1 else ""
 
 
 def _print_row(report: dict[str, Any], *, heading: bool) -> None:

@@ -36,8 +36,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which network runs, and how."""
+def add_model_options(parser: argparse.ArgumentParser, *, downscale: int | str = "auto") -> None:
+    """Add the options that say which network runs, and how; `downscale` is a default."""
     parser.add_argument(
         "--task", choices=TASKS, help="what to remove (default: what --model was trained for, else rain)"
     )
@@ -54,11 +54,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="pixels that a window reads beyond what it writes; used with a number as --tile, and for OME-Zarr "
         "(strips need none; default: exact)",
     )  # fmt: skip
+    add_downscale_option(parser, downscale)
+
+
+def add_downscale_option(parser: argparse.ArgumentParser, default: int | str = "auto") -> None:
+    """Add the option that lets the network see a smaller copy."""
+    parser.add_argument(
+        "--downscale", type=_downscale, default=default, metavar="auto|N",
+        help="let the network see the image N times smaller, and carry the result back to all pixels: for haze and "
+        f"reflections in large images, not for rain; auto: as the model's card says (default: {default})",
+    )  # fmt: skip
 
 
 def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_model_options` as keyword arguments of `restore`."""
-    named = {name: getattr(args, name) for name in ("model", "device", "precision", "tile", "halo")}
+    named = {name: getattr(args, name) for name in ("model", "device", "precision", "tile", "halo", "downscale")}
     return {"task": task_of(args), **named}
 
 
@@ -119,6 +129,10 @@ def tile(text: str) -> str | int | None:
 def halo(text: str) -> str | int:
     """Parse ``exact`` or a whole number."""
     return text if text == "exact" else _whole_number(text, least=0, others="exact or ")
+
+
+def _downscale(text: str) -> str | int:
+    return text if text == "auto" else _whole_number(text, least=1, others="auto or ")
 
 
 def whole(text: str) -> int:

@@ -131,6 +131,8 @@ class StoreJob(Job):
     def work(self, image: Any) -> Any:
         """Restore and write; return the report."""
         args = self.args
+        arguments = model_arguments(args)
+        del arguments["downscale"]  # `job_of` has seen to it that it asks for nothing
         source = Input(
             path=str(self.source.absolute()), level=args.level, rgb=False if _axes_are_the_files(args) else args.rgb
         )
@@ -138,7 +140,7 @@ class StoreJob(Job):
             source,
             Destination.of(args.output, self.results, self.source.name),
             overwrite=args.overwrite,
-            **model_arguments(args),
+            **arguments,
             **_axes(source.open(), args),
             intensity_range=args.range,
             dtype=args.dtype,
@@ -183,6 +185,8 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
     if collection or store:
         if args.masks:
             raise UsageError("--masks is for results in files; OME-Zarr results have no masks")
+        if args.downscale not in ("auto", 1):
+            raise UsageError("--downscale is for results in files; OME-Zarr images are restored at full size")
         if args.series is not None:
             raise UsageError("--series is for TIFF images whose results are files, not OME-Zarr")
         if args.level and not store:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.model.cost import cost
+from napari_dmgn.tiling import downscale_factor
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -47,6 +48,7 @@ def method_of_model(
     precision: str = "auto",
     tile: int | str | None = "auto",
     halo: int | str = "exact",
+    downscale: int | str = "auto",
 ) -> Method:
     """Return a model as a method; it is loaded now.
 
@@ -55,15 +57,17 @@ def method_of_model(
     Raises
     ------
     ValueError
-        There is no such model or device.
+        There is no such model or device, or another argument is wrong.
     """
     from napari_dmgn.api import restore
-    from napari_dmgn.devices import resolve_device, resolve_precision
+    from napari_dmgn.api.arguments import check_downscale, check_engine
+    from napari_dmgn.devices import resolve_precision
     from napari_dmgn.zoo import shared_model
 
     loaded = shared_model(model, device=device) if isinstance(model, (str, Path)) else model
     metadata = loaded.metadata
-    resolved = resolve_device(device)
+    resolved = check_engine(device, precision, tile, halo)
+    asked = check_downscale(downscale)
 
     def run(picture: Array) -> Array:
         # A range that no picture's own extremes move: what is black and white is the same for all.
@@ -78,19 +82,25 @@ def method_of_model(
             precision=precision,
             tile=tile,
             halo=halo,
+            downscale=asked,
         ).background
         return background if background.dtype.kind == "u" else np.clip(background, 0, 1)
+
+    def gmac(height: int, width: int) -> float:
+        factor = downscale_factor(asked, metadata.card, (height, width))
+        return cost(loaded.config, -(-height // factor), -(-width // factor)).macs / 1e9
 
     return Method(
         name=metadata.name,
         task=metadata.task,
         run=run,
-        gmac=lambda height, width: cost(loaded.config, height, width).macs / 1e9,
+        gmac=gmac,
         facts={
             "file": None if metadata.path is None else metadata.path.name,
             "sha256": metadata.sha256,
             "device": resolved,
             "precision": resolve_precision(precision, resolved),
+            "downscale": asked,
             "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
             "gmac_256": round(cost(loaded.config, 256, 256).macs / 1e9, 3),
         },

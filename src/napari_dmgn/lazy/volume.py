@@ -129,6 +129,7 @@ def describe(
         "precision": precision,
         "tile": cut.tile,
         "halo": cut.halo,
+        "downscale": 1,
         "windows": len(batches(layout, chosen.config)) * len(cut.rows) * len(cut.columns),
         "fallbacks": [] if chosen.config.exact_tiles or cut.tile is None else [_APPROXIMATE],
         "shape": list(shape),

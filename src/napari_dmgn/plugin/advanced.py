@@ -29,6 +29,17 @@ __all__ = ["AdvancedBox"]
 _GPU = [("Apple GPU (MPS)", "mps")] if sys.platform == "darwin" else [("NVIDIA or AMD GPU (CUDA)", "cuda")]
 DEVICES = [("Automatic", "auto"), ("CPU", "cpu"), *_GPU]
 PRECISIONS = [("Automatic", "auto"), ("Full (float32)", "float32"), ("Fast (bfloat16)", "bf16")]
+SIZES: list[tuple[str, str | int]] = [
+    ("Automatic", "auto"),
+    ("Full size", 1),
+    *((f"1/{factor}", factor) for factor in (2, 3, 4, 6, 8)),
+]
+_SIZE_TIP = (
+    "The size at which the network sees the image; the results have all pixels. At 1/3 it sees the means of blocks of "
+    "3 × 3 pixels, and what it makes of them is carried back to all pixels, whose edges and texture stay. Good for "
+    "haze and reflections in large photographs, and faster. Not for fine noise, such as rain, which the means blur. "
+    "Automatic follows the model's card; without a word there it is the full size."
+)
 TILES: list[tuple[str, str | int | None]] = [
     ("Automatic", "auto"),
     ("Whole image", None),
@@ -70,6 +81,7 @@ class AdvancedBox(QWidget):
         self.button.setArrowType(Qt.ArrowType.RightArrow)
         self.device_box = combo("Where to compute. Automatic takes a CUDA GPU where there is one.", DEVICES)
         self.precision_box = combo("Automatic takes bfloat16 where the hardware is fast at it.", PRECISIONS)
+        self.size_box = combo(_SIZE_TIP, SIZES)
         self.tile_box = combo("Smaller tiles need less memory. The result is the same.", TILES)
         self.halo_box = combo(_HALO_TIP)
         self._halos: list[tuple[str, str | int]] = []
@@ -85,6 +97,7 @@ class AdvancedBox(QWidget):
         for label, box in (
             ("Device", self.device_box),
             ("Precision", self.precision_box),
+            ("Working size", self.size_box),
             ("Tiles", self.tile_box),
             ("Halo", self.halo_box),
             ("Type", self.type_box),
@@ -99,7 +112,7 @@ class AdvancedBox(QWidget):
         column.addWidget(self.button)
         column.addWidget(self.settings)
         self.button.toggled.connect(self._unfold)
-        for box in (self.device_box, self.precision_box, self.tile_box, self.type_box):
+        for box in (self.device_box, self.precision_box, self.size_box, self.tile_box, self.type_box):
             box.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.tile_box.currentIndexChanged.connect(self._allow_halo)
         self._allow_halo()
@@ -109,6 +122,7 @@ class AdvancedBox(QWidget):
     def _preset(self, start: Preferences) -> None:
         select(self.device_box, DEVICES, start.device)
         select(self.precision_box, PRECISIONS, start.precision)
+        select(self.size_box, SIZES, start.downscale_setting())
         select(self.tile_box, TILES, start.tile_setting())
         select(self.type_box, TYPES, start.output_type)
 
@@ -182,6 +196,7 @@ class AdvancedBox(QWidget):
         return {
             "device": choice(self.device_box, DEVICES),
             "precision": choice(self.precision_box, PRECISIONS),
+            "downscale": choice(self.size_box, SIZES),
             "tile": choice(self.tile_box, TILES),
             "halo": choice(self.halo_box, self._halos) if self.halo_box.isEnabledTo(self) else "exact",
             "dtype": choice(self.type_box, TYPES),

@@ -62,6 +62,7 @@ def quick_restore(viewer: ViewerModel, task: str) -> None:
         model=model.path,
         device=chosen.device,
         precision=chosen.precision,
+        downscale=chosen.downscale_setting(),
         tile=chosen.tile_setting(),
         dtype=chosen.output_type,
         not_trained_for=likeness.excluded(model.card),

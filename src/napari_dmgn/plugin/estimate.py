@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +14,33 @@ import numpy as np
 
 from napari_dmgn.plugin.source import Source
 from napari_dmgn.plugin.volumes import result_shape
+from napari_dmgn.tiling import downscale_factor
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["Estimate", "Pace", "estimate", "measure", "pace", "remember", "speed_file"]
+    from napari_dmgn.plugin.worker import Request
+
+__all__ = [
+    "Estimate",
+    "Pace",
+    "estimate",
+    "estimate_request",
+    "measure",
+    "pace",
+    "remember",
+    "speed_file",
+    "working_factor",
+]
 
 logger = logging.getLogger(__name__)
 
-# Smaller runs are mostly overhead: they say nothing of the pace.
+# The network's: smaller runs are mostly overhead, and say nothing of the pace.
 _LEAST_PIXELS = 200_000
 _MEASURED_SIDE = 512
+# To carry the results of a smaller image back to all pixels, which one core of a CPU does: seconds per million pixels,
+# bytes per pixel of a strip, pixels of a strip, and bytes per pixel of the smaller image.
+_CARRIED_SECONDS, _CARRIED_BYTES, _CARRIED_PIXELS, _SMALL_BYTES = 0.3, 130, 1 << 20, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +49,7 @@ class Pace:
 
     Attributes
     ----------
-    seconds : per million pixels
+    seconds : per million pixels of the image
     device, precision : resolved
     bytes_per_pixel, strip_pixels : of the working memory
     """
@@ -77,7 +93,23 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def estimate(source: Source, outputs: Collection[str], dtype: np.dtype[Any], known: Pace | None) -> Estimate:
+def estimate_request(request: Request, source: Source, card: Mapping[str, Any]) -> Estimate:
+    """Estimate what a request for a source takes, by the card of its model."""
+    factor = working_factor(request.downscale, card, source)
+    known = pace(request.model, request.device, request.precision, factor)
+    kept = () if request.store is not None else request.outputs
+    return estimate(source, kept, request.result_type(), known, factor)
+
+
+def working_factor(downscale: str | int, card: Mapping[str, Any], source: Source) -> int:
+    """Return the factor by which an image is made smaller for a network with this card: a region as its whole."""
+    height, width = source.uncropped().plain_shape[-2:]
+    return downscale_factor(downscale, card, (height, width))
+
+
+def estimate(
+    source: Source, outputs: Collection[str], dtype: np.dtype[Any], known: Pace | None, downscale: int = 1
+) -> Estimate:
     """Estimate a run.
 
     Parameters
@@ -85,7 +117,8 @@ def estimate(source: Source, outputs: Collection[str], dtype: np.dtype[Any], kno
     source : what is restored
     outputs : results that are kept in memory; none where they go to the disk
     dtype : of background and coarse
-    known : the pace of the model, if it was measured
+    known : the pace of the model at this working size, if it was measured
+    downscale : factor by which the image is made smaller for the network
     """
     sizes = {"background": dtype.itemsize, "coarse": dtype.itemsize}
     memory = sum(math.prod(result_shape(source, output)) * sizes.get(output, 4) for output in outputs)
@@ -95,7 +128,11 @@ def estimate(source: Source, outputs: Collection[str], dtype: np.dtype[Any], kno
         memory += source.frame_pixels * (3 if source.rgb else 1) * source.dtype.itemsize
     if known is None:
         return Estimate(seconds=None, memory=memory)
-    memory += int(min(source.frame_pixels, known.strip_pixels) * known.bytes_per_pixel)
+    seen = source.frame_pixels // downscale**2
+    working = min(seen, known.strip_pixels) * known.bytes_per_pixel
+    if downscale > 1:  # first the network is at work, then its results are carried back
+        working = max(working, min(source.frame_pixels, _CARRIED_PIXELS) * _CARRIED_BYTES) + seen * _SMALL_BYTES
+    memory += int(working)
     seconds = known.seconds * source.frames * source.frame_pixels / 1e6
     return Estimate(seconds=seconds, memory=memory)
 
@@ -107,17 +144,24 @@ def speed_file() -> Path:
     return Path(platformdirs.user_cache_dir("napari-dmgn", appauthor=False)) / "speed.json"
 
 
-def pace(model: Path | None, device: str, precision: str) -> Pace | None:
-    """Return what is known of a model with these settings ("auto" is the last run with them)."""
+def pace(model: Path | None, device: str, precision: str, downscale: int = 1) -> Pace | None:
+    """Return what is known of a model with these settings ("auto" is the last run with them).
+
+    Of a working size at which there was no run, the pace is reckoned from that at full size.
+    """
     try:
-        return Pace(**_read()[_key(model, device, precision)])
+        return Pace(**_read()[_key(model, device, precision, downscale)])
     except (KeyError, TypeError):
-        return None
+        if downscale == 1:
+            return None
+    full = pace(model, device, precision)
+    return full and replace(full, seconds=full.seconds / downscale**2 + _CARRIED_SECONDS)
 
 
 def remember(model: Path | None, device: str, precision: str, report: Mapping[str, Any], pixels: int) -> None:
     """Keep the pace of some frames, if they were enough to tell it; device and precision as they were asked for."""
-    if pixels < _LEAST_PIXELS or report.get("windows") is None or report.get("fallbacks"):
+    seen = pixels // report.get("downscale", 1) ** 2
+    if seen < _LEAST_PIXELS or report.get("windows") is None or report.get("fallbacks"):
         return
     _write(model, device, precision, report, float(report["seconds"]) / pixels * 1e6)
 
@@ -136,7 +180,7 @@ def measure(model: Path, device: str, precision: str) -> Pace:
     picture = rng.integers(0, 256, (_MEASURED_SIDE, _MEASURED_SIDE, 3), np.uint8)
     report: Mapping[str, Any] = {}
     for _ in range(2):
-        report = api.restore(picture, model=model, device=device, precision=precision).provenance
+        report = api.restore(picture, model=model, device=device, precision=precision, downscale=1).provenance
     _write(model, device, precision, report, float(report["seconds"]) / _MEASURED_SIDE**2 * 1e6)
     found = pace(model, device, precision)
     if found is None:
@@ -155,7 +199,7 @@ def _write(model: Path | None, device: str, precision: str, report: Mapping[str,
     }
     everything = _read()
     for asked in ((device, precision), (str(report["device"]), str(report["precision"]))):
-        everything[_key(model, *asked)] = found
+        everything[_key(model, *asked, report.get("downscale", 1))] = found
     try:
         path = speed_file()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,10 +229,10 @@ def _memory(model: Path, device: str, precision: str) -> dict[str, float]:
     }
 
 
-def _key(model: Path | None, device: str, precision: str) -> str:
+def _key(model: Path | None, device: str, precision: str, downscale: int) -> str:
     size = model.stat().st_size if model is not None and model.is_file() else 0
     name = "" if model is None else model.name
-    return f"{name} {size} {device} {precision}"
+    return f"{name} {size} {device} {precision}{f' 1/{downscale}' if downscale > 1 else ''}"
 
 
 def _read() -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _shape(names: Iterable[str]) -> tuple[int, int]:
 
 
 def cell_side(length: int, positions: int) -> int:
-    """Pixels of the image along one position of a mask: strides are powers of two, and round up."""
+    """Pixels that the network saw along one position of a mask: strides are powers of two, and round up."""
     side = 1
     while -(-length // side) > positions:
         side *= 2
@@ -198,10 +198,13 @@ def cell_side(length: int, positions: int) -> int:
 def _settings(layer: Image, name: str, mask: NDArray[np.float32]) -> dict[str, Any]:
     """Return the arguments of ``viewer.add_image``; each position covers its part of the image."""
     pixels = layer.data.shape[: layer.ndim]
-    factors = np.ones(layer.ndim)
-    factors[-2:] = [cell_side(side, n) for side, n in zip(pixels[-2:], mask.shape[-2:], strict=True)]
-    moved = shifted(placement(layer), (factors - 1) / 2)
     record = layer.metadata.get(METADATA_KEY, {})
+    downscale = record.get("downscale", 1)
+    seen = [-(-side // downscale) for side in pixels[-2:]]
+    factors = np.ones(layer.ndim)
+    # Of a side shorter than half a position the largest stride cannot be told; it is the other side's.
+    factors[-2:] = downscale * max(cell_side(side, n) for side, n in zip(seen, mask.shape[-2:], strict=True))
+    moved = shifted(placement(layer), (factors - 1) / 2)
     return {
         "data": mask,
         "name": f"{record.get('source_layer', layer.name)} mask: {tile_name(name, mask)}",

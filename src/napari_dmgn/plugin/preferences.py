@@ -20,10 +20,15 @@ class Preferences:
 
     device: str = "auto"
     precision: str = "auto"
+    downscale: str = "auto"
     tile: str = "auto"
     output_type: str = "same"
     models_folder: str = ""
     keep_model: bool = True
+
+    def downscale_setting(self) -> str | int:
+        """Return the factor of the working size as `restore` takes it."""
+        return "auto" if self.downscale == "auto" else int(self.downscale)
 
     def tile_setting(self) -> str | int | None:
         """Return the tile as `restore` takes it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from napari_dmgn import zoo
 from napari_dmgn.images import find_ranges, read_layout
+from napari_dmgn.plugin import estimate
 from napari_dmgn.plugin.worker import Request
 
 __all__ = ["as_command", "as_python"]
@@ -16,6 +18,7 @@ __all__ = ["as_command", "as_python"]
 _DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "precision": "auto",
+    "downscale": "auto",
     "tile": "auto",
     "halo": "exact",
     "dtype": "same",
@@ -31,7 +34,8 @@ def as_python(request: Request) -> str:
     settings: dict[str, Any] = {"task": request.task}
     if (model := _model(request)) is not None:
         settings["model"] = model
-    settings |= {name: getattr(request, name) for name in _DEFAULTS if getattr(request, name) != _DEFAULTS[name]}
+    chosen = {name: getattr(request, name) for name in _DEFAULTS} | {"downscale": request.engine()["downscale"]}
+    settings |= {name: value for name, value in chosen.items() if value != _DEFAULTS[name]}
     imports, image = ["import napari_dmgn as dmgn"], "layer"
     lines = ["", f"layer = viewer.layers[{source.name!r}]"]
     if not source.whole or source.level:
@@ -66,6 +70,9 @@ def as_command(request: Request) -> tuple[str, str]:
     for name in ("device", "precision", "halo", "dtype"):
         if getattr(request, name) != _DEFAULTS[name]:
             words += [f"--{name}", str(getattr(request, name))]
+    to_store = _is_of_stores(request)
+    if request.downscale != "auto" and not to_store:
+        words += ["--downscale", str(request.downscale)]
     if request.tile != "auto":
         words += ["--tile", "none" if request.tile is None else str(request.tile)]
     if request.intensity_range != "auto":
@@ -82,7 +89,23 @@ def as_command(request: Request) -> tuple[str, str]:
         notes.append(f"The layer has no file: save it first, and put its name in the place of {_NO_FILE}.")
     if not source.whole:
         notes.append("The command restores the whole file, not the region.")
+    if to_store and _factor(request) > 1:
+        notes.append("The command restores OME-Zarr at full size, not at the working size.")
     return " ".join(shlex.quote(word) for word in words), " ".join(notes)
+
+
+def _is_of_stores(request: Request) -> bool:
+    """Whether the command reads or writes OME-Zarr, which it does window by window."""
+    from napari_dmgn.files import is_store
+
+    path = request.source.path
+    return request.store is not None or (path is not None and is_store(Path(path)))
+
+
+def _factor(request: Request) -> int:
+    """Return the factor by which the widget has the network see a smaller image."""
+    card = next((model.card for model in zoo.list_models() if model.path == request.model), {})
+    return estimate.working_factor(request.downscale, card, request.source)
 
 
 def _limits(request: Request) -> tuple[float, float] | None:

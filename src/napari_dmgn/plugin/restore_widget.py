@@ -135,13 +135,11 @@ class RestoreWidget(DockedWidget):
         except ValueError:
             self.bar.show_estimate("", known=True)
             return
-        known = estimate.pace(request.model, request.device, request.precision)
-        kept = () if request.store is not None else request.outputs
-        source = request.source
-        found, whole = (
-            estimate.estimate(pixels, kept, request.result_type(), known) for pixels in (source, source.uncropped())
-        )
-        self.bar.show_estimate(found.sentence(None if source.whole else whole), known=known is not None)
+        model, source = self.model(), request.source
+        card = {} if model is None else model.card
+        found, whole = (estimate.estimate_request(request, pixels, card) for pixels in (source, source.uncropped()))
+        known = found.seconds is not None and whole.seconds is not None
+        self.bar.show_estimate(found.sentence(None if source.whole else whole), known=known)
 
     def _request(self) -> Request:
         """Collect the run's settings.

@@ -43,6 +43,8 @@ def summary(name: str, outcome: Restored, *, gone: bool) -> str:
         parts.append(f" in {provenance['seconds']:.1f} s")
     if provenance.get("device"):
         parts.append(f" on {str(provenance['device']).upper()}")
+    if (factor := provenance.get("downscale", 1)) > 1:
+        parts.append(f", the network at 1/{factor} size")
     parts.append(".")
     for key, what in (("clipped_pixels", "clipped to the data type"), ("nonfinite_pixels", "NaN or infinite")):
         if provenance.get(key):

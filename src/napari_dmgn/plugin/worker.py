@@ -20,6 +20,7 @@ from napari_dmgn.plugin.beside_gui import beside_gui
 from napari_dmgn.plugin.results import DEFAULT_OUTPUTS, NewLayer, result_layers
 from napari_dmgn.plugin.source import Source, frame_groups
 from napari_dmgn.plugin.volumes import MemoryVolume, StoreVolume, Volume
+from napari_dmgn.tiling import downscale_factor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -61,6 +62,7 @@ class Request:
     model: Path | None = None
     device: str = "auto"
     precision: str = "auto"
+    downscale: str | int = "auto"
     tile: str | int | None = "auto"
     halo: str | int = "exact"
     dtype: str = "same"
@@ -78,7 +80,18 @@ class Request:
     def engine(self) -> dict[str, Any]:
         """Return the settings of `restore` that are not about the image."""
         names = ("device", "precision", "tile", "halo", "masks", "dtype")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"downscale": self._downscale()}
+
+    def _downscale(self) -> str | int:
+        """Return the factor for `restore`: of a region that of the whole, so that it shows how the whole will be."""
+        if self.downscale != "auto" or self.source.whole:
+            return self.downscale
+        card = zoo.find_model(self.model or self.task).card
+        whole, own = (
+            downscale_factor("auto", card, (source.plain_shape[-2], source.plain_shape[-1]))
+            for source in (self.source.uncropped(), self.source)
+        )
+        return "auto" if whole == own else whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,8 @@ class TrainConfig:
     half: bool = False
     """Write the model's weights as float16, but for tensors of few values (`checkpoint.halve`)."""
     card: Mapping[str, Any] = field(default_factory=dict)
-    """Further entries of the model card, such as licence, data or not_trained_for."""
+    """Further entries of the model card, such as licence, data or not_trained_for. Of images whose shorter side has
+    two or more times `working_side` pixels the model will be shown smaller copies; see `restore`."""
 
     def __post_init__(self) -> None:
         """Check every setting before any work."""
@@ -254,6 +255,9 @@ class TrainConfig:
             json.dumps(dict(self.card), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"card cannot be written: {error}; wanted text, numbers, lists and tables") from None
+        side = self.card.get("working_side")
+        good = side is None or (is_whole(side) and side >= 1)
+        check("working_side of the card", side, good, "a whole number of pixels")
 
     def _check_sources(self) -> None:
         self.source_specs()
