@@ -121,15 +121,17 @@ class _Enlarger:
         """Return some rows of whole blocks, with the masks if asked for."""
         pixels = _read(batch, first, last)
         maps = self._enlarged(first, last)
-        scale, shift, noise, noise_map = maps[:, :6], maps[:, 6:12], maps[:, 12:15], maps[:, 15]
-        images = torch.addcmul(shift, scale, pixels.repeat(1, 2, 1, 1)).clamp_(0, 1).numpy()
+        background, coarse = (
+            torch.addcmul(shift, scale, pixels).clamp_(0, 1).numpy()
+            for scale, shift in ((maps[:, :3], maps[:, 6:9]), (maps[:, 3:6], maps[:, 9:12]))
+        )
         return Part(
             rows=(first, last),
             columns=(0, self._size[1]),
-            background=images[:, :3],
-            coarse=images[:, 3:],
-            noise=noise.numpy(),
-            noise_map=noise_map.numpy(),
+            background=background,
+            coarse=coarse,
+            noise=maps[:, 12:15].numpy(),
+            noise_map=maps[:, 15].numpy(),
             masks={name: _whole(mask) for name, mask in self._masks.items()} if masks else {},
         )
 

@@ -40,7 +40,7 @@ _LEAST_PIXELS = 200_000
 _MEASURED_SIDE = 512
 # To carry the results of a smaller image back to all pixels, which one core of a CPU does: seconds per million pixels,
 # bytes per pixel of a strip, pixels of a strip, and bytes per pixel of the smaller image.
-_CARRIED_SECONDS, _CARRIED_BYTES, _CARRIED_PIXELS, _SMALL_BYTES = 0.3, 130, 1 << 20, 200
+_CARRIED_SECONDS, _CARRIED_BYTES, _CARRIED_PIXELS, _SMALL_BYTES = 0.3, 200, 1 << 20, 60
 
 
 @dataclass(frozen=True, kw_only=True)
