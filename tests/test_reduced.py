@@ -82,17 +82,16 @@ def test_the_scale_is_that_of_a_neighbourhood(model):
     """By the formula of the guided filter, at one pixel."""
     rng = np.random.default_rng(3)
     guide, target = rng.random((2, 1, 1, 40, 40))
-    around = np.s_[..., 12:29, 12:29]
 
     def at(y, x):
-        g, t = (image[..., y - 8 : y + 9, x - 8 : x + 9] for image in (guide, target))
+        g, t = (image[..., y - 4 : y + 5, x - 4 : x + 5] for image in (guide, target))
         covariance = (g * t).mean() - g.mean() * t.mean()
-        return (covariance + 1e-4) / (g.var() + 1e-4)
+        return (covariance + 3e-5) / (g.var() + 3e-5)
 
-    wanted = np.mean([at(y, x) for y in range(12, 29) for x in range(12, 29)])
+    wanted = np.mean([at(y, x) for y in range(16, 25) for x in range(16, 25)])
     scale, shift = reduced._affine(torch.from_numpy(guide), torch.from_numpy(target))
     assert float(scale[0, 0, 20, 20]) == pytest.approx(wanted, abs=1e-9)
-    np.testing.assert_allclose((scale * torch.from_numpy(guide) + shift)[around], target[around])
+    np.testing.assert_allclose(scale * torch.from_numpy(guide) + shift, target)
 
 
 @pytest.mark.parametrize("factor", [2, 7, 300, 10**12])

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["iter_infer_reduced"]
 
-_RADIUS = 8
+_RADIUS = 4
 """Of the neighbourhoods in which maps are affine, in pixels of the smaller copy."""
-_EVEN = 1e-4
+_EVEN = 3e-5
 """Variance below which a neighbourhood counts as even; there the maps add, instead of scaling noise."""
 _STRIP_PIXELS = 1 << 20
 """Pixels that are read, or carried back, at a time."""
