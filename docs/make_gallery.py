@@ -21,7 +21,7 @@ from napari_dmgn.images import saturate, unit_to_dtype
 ROWS = {
     "haze": (
         samples.hazy_sample,
-        (("astronaut", "thin"), ("coffee", "medium"), ("rocket", "dense"), ("chelsea", "coloured")),
+        (("rocket", "thin"), ("coffee", "medium"), ("astronaut", "dense"), ("chelsea", "coloured")),
     ),
     "reflection": (
         samples.reflection_sample,

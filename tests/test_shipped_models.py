@@ -41,7 +41,8 @@ def test_clean_picture_stays_as_it_is(rain, name):
 @pytest.mark.parametrize(
     ("task", "name", "strength", "gain"),
     [
-        ("haze", "astronaut", "thin", 3),
+        ("haze", "rocket", "thin", 3),
+        ("haze", "astronaut", "dense", 8),
         ("haze", "coffee", "medium", 5),
         ("haze", "chelsea", "coloured", 3),
         ("reflection", "chelsea", "gamma", 0.5),

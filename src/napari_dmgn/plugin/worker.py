@@ -86,7 +86,10 @@ class Request:
         """Return the factor for `restore`: of a region that of the whole, so that it shows how the whole will be."""
         if self.downscale != "auto" or self.source.whole:
             return self.downscale
-        card = zoo.find_model(self.model or self.task).card
+        try:
+            card = zoo.find_model(self.model or self.task).card
+        except (OSError, ValueError):  # the run that needs the model says what is wrong with it
+            return self.downscale
         whole, own = (
             downscale_factor("auto", card, (source.plain_shape[-2], source.plain_shape[-1]))
             for source in (self.source.uncropped(), self.source)
