@@ -22,6 +22,7 @@ from PIL import Image
 
 import napari_dmgn as dmgn
 from napari_dmgn.data.pictures import find_pictures
+from napari_dmgn.metrics import psnr
 
 PARTS = {"haze": ("outdoor", "medium"), "reflection": ("linear", "gamma")}
 COPY = 400  # pixels of the shorter side at which reflections are made
@@ -40,9 +41,8 @@ def shrunk(picture: Pixels, side: int) -> Pixels:
 def reflected(clean: Pixels, other: Pixels, part: str, seed: int) -> Pixels:
     """Return a picture in which another one is reflected as it would be in a small one."""
     small = shrunk(clean, COPY)
-    change = dmgn.synthesize(small, "reflection", seed=seed, strength=part, layer=other).input - small.astype(
-        np.float32
-    )
+    noisy = dmgn.synthesize(small, "reflection", seed=seed, strength=part, layer=other).input
+    change = noisy - small.astype(np.float32)
     height, width = clean.shape[:2]
     planes = [Image.fromarray(change[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
     return np.rint(np.clip(clean + np.stack(planes, axis=-1), 0, 255)).astype(np.uint8)
@@ -58,10 +58,9 @@ def pairs(photographs: list[Pixels], task: str, part: str) -> list[tuple[Pixels,
     return [(reflected(p, others[i - 1], part, i), p) for i, p in enumerate(photographs)]
 
 
-def psnr(image: NDArray[Any], clean: Pixels) -> float:
+def score(image: NDArray[Any], clean: Pixels) -> float:
     """Return decibels, at most `BEST`."""
-    error = float(((image.astype(np.float64) - clean) ** 2).mean())
-    return min(BEST, 10 * np.log10(255**2 / error) if error else BEST)
+    return min(BEST, psnr(image, clean, "haze-rgb"))
 
 
 def main() -> None:
@@ -81,10 +80,10 @@ def main() -> None:
     print("| --- " * (2 + len(args.factors)) + "|")
     for part in (*PARTS[args.task], "clean"):
         made = pairs(photographs, args.task, part)
-        scores = [np.mean([psnr(noisy, clean) for noisy, clean in made])]
+        scores = [np.mean([score(noisy, clean) for noisy, clean in made])]
         for factor in args.factors:
             restored = [
-                psnr(dmgn.restore(noisy, args.task, model=model, downscale=factor).background, clean)
+                score(dmgn.restore(noisy, args.task, model=model, downscale=factor).background, clean)
                 for noisy, clean in made
             ]
             scores.append(np.mean(restored))

@@ -16,12 +16,10 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from napari_dmgn.inference import phases
 from napari_dmgn.inference.memory import is_out_of_memory, release, reused, words
 from napari_dmgn.inference.noise import noise_store
-from napari_dmgn.inference.planes import Collector, FloatArray, Pixels, Planes, Sink, Step
+from napari_dmgn.inference.planes import Collector, Pixels, Planes, Sink, Step, finished
 from napari_dmgn.inference.plans import Plan, plan
 from napari_dmgn.inference.work import Job, Work, begin, pieces
 
@@ -102,7 +100,7 @@ def _run(
     finally:
         if job.noise is not None:
             job.noise.close()
-    yield _planes(n, kept, masks, _report(job))
+    yield finished(n, kept, masks=masks, report=_report(job))
 
 
 def _work(job: Job) -> Generator[Step, None, None]:
@@ -150,15 +148,6 @@ def _smaller(job: Job, work: Work, error: BaseException) -> Work:
     job.fallbacks.append(text)
     _LOG.warning("%s (%s)", text, message)
     return less
-
-
-def _planes(n: int, kept: Collector | None, masks: bool, report: dict[str, Any]) -> Planes:
-    if kept is None:
-        none: FloatArray = np.empty((n, 3, 0, 0), np.float32)
-        return Planes(
-            background=none, coarse=none, noise=none, noise_map=none[:, 0], masks={} if masks else None, report=report
-        )
-    return Planes(**kept.images, noise_map=kept.noise_map, masks=kept.masks if masks else None, report=report)
 
 
 def _report(job: Job) -> dict[str, Any]:

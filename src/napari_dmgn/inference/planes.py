@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMAGES", "Collector", "Mask", "Part", "Pixels", "Planes", "Sink", "Step"]
+__all__ = ["IMAGES", "Collector", "Mask", "Part", "Pixels", "Planes", "Sink", "Step", "finished"]
 
 FloatArray = NDArray[np.float32]
 
@@ -134,3 +134,13 @@ class Collector:
             if name not in self.masks:
                 self.masks[name] = np.empty((len(self.noise_map), *mask.size), np.float32)
             self.masks[name][:, slice(*mask.rows), slice(*mask.columns)] = mask.values
+
+
+def finished(n: int, kept: Collector | None, *, masks: bool, report: dict[str, Any]) -> Planes:
+    """Return what was kept of a batch of `n`; None where a sink took the parts."""
+    if kept is None:
+        none: FloatArray = np.empty((n, 3, 0, 0), np.float32)
+        return Planes(
+            background=none, coarse=none, noise=none, noise_map=none[:, 0], masks={} if masks else None, report=report
+        )
+    return Planes(**kept.images, noise_map=kept.noise_map, masks=kept.masks if masks else None, report=report)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_dmgn.inference.engine import iter_infer
-from napari_dmgn.inference.planes import Collector, Mask, Part, Pixels, Planes, Sink, Step
+from napari_dmgn.inference.planes import Collector, Mask, Part, Pixels, Planes, Sink, Step, finished
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -78,12 +78,7 @@ def iter_infer_reduced(
     for number, (first, last) in enumerate(strips, 1):
         put(enlarger.part(batch, first, last, masks=number == 1))
         yield Step(done=done + number, total=done + len(strips))
-    if kept is not None:
-        yield Planes(**kept.images, noise_map=kept.noise_map, masks=planes.masks, report=planes.report)
-        return
-    none = np.empty((n, 3, 0, 0), np.float32)
-    masks: dict[str, Any] | None = None if planes.masks is None else {}
-    yield Planes(background=none, coarse=none, noise=none, noise_map=none[:, 0], masks=masks, report=planes.report)
+    yield finished(n, kept, masks=planes.masks is not None, report=planes.report)
 
 
 def _strips(shape: tuple[int, int, int], factor: int) -> Iterator[tuple[int, int]]:

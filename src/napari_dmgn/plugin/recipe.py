@@ -89,7 +89,7 @@ def as_command(request: Request) -> tuple[str, str]:
         notes.append(f"The layer has no file: save it first, and put its name in the place of {_NO_FILE}.")
     if not source.whole:
         notes.append("The command restores the whole file, not the region.")
-    if to_store and _factor(request) > 1:
+    if to_store and estimate.working_factor(request.downscale, request.card(), source) > 1:
         notes.append("The command restores OME-Zarr at full size, not at the working size.")
     return " ".join(shlex.quote(word) for word in words), " ".join(notes)
 
@@ -100,12 +100,6 @@ def _is_of_stores(request: Request) -> bool:
 
     path = request.source.path
     return request.store is not None or (path is not None and is_store(Path(path)))
-
-
-def _factor(request: Request) -> int:
-    """Return the factor by which the widget has the network see a smaller image."""
-    card = next((model.card for model in zoo.list_models() if model.path == request.model), {})
-    return estimate.working_factor(request.downscale, card, request.source)
 
 
 def _limits(request: Request) -> tuple[float, float] | None:

@@ -86,15 +86,16 @@ class Request:
         """Return the factor for `restore`: of a region that of the whole, so that it shows how the whole will be."""
         if self.downscale != "auto" or self.source.whole:
             return self.downscale
+        card, (height, width) = self.card(), self.source.plain_shape[-2:]
+        whole = estimate.working_factor("auto", card, self.source)
+        return "auto" if whole == downscale_factor("auto", card, (height, width)) else whole
+
+    def card(self) -> Mapping[str, Any]:
+        """Return the card of the model; nothing where there is none: the run that needs it says what is wrong."""
         try:
-            card = zoo.find_model(self.model or self.task).card
-        except (OSError, ValueError):  # the run that needs the model says what is wrong with it
-            return self.downscale
-        whole, own = (
-            downscale_factor("auto", card, (source.plain_shape[-2], source.plain_shape[-1]))
-            for source in (self.source.uncropped(), self.source)
-        )
-        return "auto" if whole == own else whole
+            return zoo.find_model(self.model or self.task).card
+        except (OSError, ValueError):
+            return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ def _frames(
     request: Request, volume: Volume, limits: IntensityRange, is_canceled: Callable[[], bool]
 ) -> Generator[RestoreEvent, None, None]:
     """Restore the frames that a volume lacks, until it is cancelled."""
-    source = request.source
+    source, engine = request.source, request.engine()
     for frames in frame_groups(source, volume.done):
         if is_canceled():
             return
@@ -203,7 +204,7 @@ def _frames(
         # A picture alone keeps its own axes: what is restored is then what a script restores.
         image = block[0].reshape(source.shape) if source.frames == 1 else block
         events = api.iter_restore(
-            image, request.task, model=request.model, rgb=source.rgb, intensity_range=limits, **request.engine()
+            image, request.task, model=request.model, rgb=source.rgb, intensity_range=limits, **engine
         )
         restoration = yield from _follow(events, frames, source.frames, is_canceled)
         if restoration is None:
