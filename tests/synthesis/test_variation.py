@@ -22,7 +22,7 @@ def test_without_shares_nothing_changes():
     assert torch.equal(Variation().layers(images, state()), images)
 
 
-@pytest.mark.parametrize("settings", [{"colour_jitter": 1.0}, {"shallow_focus": 1.0}])
+@pytest.mark.parametrize("settings", [{"colour_jitter": 1.0}, {"shallow_focus": 1.0}, {"uneven_light": 1.0}])
 def test_pictures_stay_in_range_and_are_the_same_again(settings):
     variation = Variation(**settings)
     images = torch.cat([rough(), torch.zeros(1, 3, 64, 48), torch.ones(1, 3, 64, 48)])
@@ -35,7 +35,7 @@ def test_pictures_stay_in_range_and_are_the_same_again(settings):
     assert not torch.equal(varied, variation.scenes(images, state(4)))
 
 
-@pytest.mark.parametrize("name", ["colour_jitter", "shallow_focus"])
+@pytest.mark.parametrize("name", ["colour_jitter", "shallow_focus", "uneven_light"])
 def test_shares_are_those_of_the_pictures(name):
     images = rough(400, (16, 16))
     varied = Variation(**{name: 0.3}).scenes(images, state())
@@ -75,3 +75,38 @@ def test_a_part_stays_sharp_before_a_blurred_rest_of_itself_or_of_another_pictur
     detail = varied[1::2].diff(dim=-1).abs().amax(1)
     still = (varied[1::2] - images[1::2]).abs().amax(1)[:, :, :-1] < 1e-6
     assert detail[~still].mean() < 0.5 * detail[still].mean()
+
+
+def test_light_multiplies_a_scene_by_a_few_factors():
+    images = 0.2 + 0.3 * rough(60, (48, 48))  # nothing reaches white
+    varied = Variation(uneven_light=1.0).scenes(images, state())
+    light = varied.double().pow(2.2) / images.double().pow(2.2)
+    inside = light.amax(dim=(2, 3)) < (1 / images.amax(dim=(2, 3)).double()).pow(2.2) * 0.99
+    assert inside.float().mean() > 0.8
+    # What is dark and what is bright get the same factor: neighbours' hardly differ, those of shade and sun do.
+    steps = light.diff(dim=-1).abs()
+    assert steps.median() < 0.02
+    span = light.amax(dim=(2, 3)) / light.amin(dim=(2, 3))
+    assert span.median() > 1.5
+    # One factor in the sun, one in the shade, and little between them in the harder half of the pictures.
+    low, high = light.amin(dim=(2, 3), keepdim=True), light.amax(dim=(2, 3), keepdim=True)
+    between = ((light - low) / (high - low) - 0.5).abs() < 0.4
+    assert between.float().mean((1, 2, 3)).quantile(0.25) < 0.3
+
+
+def test_light_on_pictures_without_colours_is_gray():
+    gray = rough(40, (16, 16))[:, :1].expand(-1, 3, -1, -1)
+    varied = Variation(uneven_light=1.0).scenes(gray, state())
+    assert torch.equal(varied, varied[:, :1].expand_as(varied))
+    coloured = Variation(uneven_light=1.0).scenes(rough(40, (16, 16)), state())
+    shade = (coloured / rough(40, (16, 16))).amin((2, 3))
+    assert shade.std(1).mean() > 0.01
+
+
+def test_what_the_other_two_draw_does_not_depend_on_light():
+    images = rough(30, (24, 24))
+    settings = {"colour_jitter": 0.5, "shallow_focus": 0.5}
+    plain = Variation(**settings).scenes(images, state())
+    lit = Variation(**settings, uneven_light=0.4).scenes(images, state())
+    same = (plain == lit).all(3).all(2).all(1)
+    assert same.float().mean().item() == pytest.approx(0.6, abs=0.25)

@@ -7,6 +7,7 @@ superimposed, and that is seen in any picture: of another tint, or with a subjec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,10 +30,13 @@ class Variation:
     shallow_focus: float = 0.0
     """Share of the pictures of which only a part is kept, before an out-of-focus rest: of the same picture or of
     another one."""
+    uneven_light: float = 0.0
+    """Share of the pictures of which a part lies in the shade, or in the sun. Light that falls on a scene multiplies it;
+    what a pane reflects is added: of the same shapes, the one is to stay and the other to go."""
 
     def __bool__(self) -> bool:
         """Tell whether any picture changes."""
-        return self.colour_jitter > 0 or self.shallow_focus > 0
+        return max(self.colour_jitter, self.shallow_focus, self.uneven_light) > 0
 
     def scenes(self, images: Tensor, generator: Generator) -> Tensor:
         """Vary what is to be restored.
@@ -50,11 +54,14 @@ class Variation:
         n, draw = len(images), Draw(generator, images.device)
         scenes = self._recoloured(images, draw)
         subject = draw.chance((n,), self.shallow_focus).nonzero()[:, 0]
-        if len(subject) == 0:
+        if len(subject) > 0:
+            drawn = (draw.uniform((len(subject),), 0, 1) * n).long().clamp(max=n - 1)
+            behind = torch.where(draw.chance((len(subject),), 0.5), drawn, subject)
+            scenes = scenes.index_copy(0, subject, _before(scenes[subject], scenes[behind], draw))
+        if self.uneven_light == 0:  # no draws: trainings without it go on as they began
             return scenes
-        drawn = (draw.uniform((len(subject),), 0, 1) * n).long().clamp(max=n - 1)
-        behind = torch.where(draw.chance((len(subject),), 0.5), drawn, subject)
-        return scenes.index_copy(0, subject, _before(scenes[subject], scenes[behind], draw))
+        lit = draw.chance((n,), self.uneven_light).nonzero()[:, 0]
+        return scenes.index_copy(0, lit, _lit(scenes[lit], draw)) if len(lit) > 0 else scenes
 
     def layers(self, images: Tensor, generator: Generator) -> Tensor:
         """Vary second pictures, which are superimposed on the first: their colours only."""
@@ -65,22 +72,41 @@ class Variation:
         if len(chosen) == 0:
             return images
         n, plain = len(chosen), images[chosen]
-        tint = draw.log_uniform((n, 3, 1, 1), 0.88, 1.14)
-        gray = (plain == plain[:, :1]).all((1, 2, 3), keepdim=True)
-        tint = torch.where(gray, tint[:, :1], tint)
+        tint = _tint(plain, 0.88, 1.14, draw)
         toned = plain.pow(draw.log_uniform((n, 1, 1, 1), 0.7, 1.4) * tint)
         saturated = torch.lerp(luminance(toned), toned, draw.uniform((n, 1, 1, 1), 0.6, 1.3)).clamp(0, 1)
         return images.index_copy(0, chosen, saturated)
 
 
+def _tint(images: Tensor, low: float, high: float, draw: Draw) -> Tensor:
+    """Draw (N, 3, 1, 1) factors, the same for all three channels of a picture without colours."""
+    tint = draw.log_uniform((len(images), 3, 1, 1), low, high)
+    gray = (images == images[:, :1]).all((1, 2, 3), keepdim=True)
+    return torch.where(gray, tint[:, :1], tint)
+
+
 def _before(subject: Tensor, behind: Tensor, draw: Draw) -> Tensor:
     """Cut shapes out of pictures and set them, opaque, before others that are out of focus."""
-    n, size = len(subject), (subject.shape[2], subject.shape[3])
-    coarse, fine = smooth_field(n, size, 2, draw), smooth_field(n, size, 7, draw)
-    shape = torch.lerp(coarse, fine, draw.uniform((n, 1, 1, 1), 0, 0.6))
-    # From a hard outline to focus that is lost gradually.
-    softness = draw.log_uniform((n, 1, 1, 1), 0.01, 0.4)
-    matte = ((shape - draw.uniform((n, 1, 1, 1), 0.2, 0.75)) / softness + 0.5).clamp(0, 1)
+    n = len(subject)
+    matte = _matte(n, subject.shape[2:], draw)
     # A lens mixes light, not pixel values: highlights stay bright.
     light = gaussian_blur(behind.pow(_GAMMA), draw.log_uniform((n,), 1.5, 7))
     return torch.lerp(light.clamp(0, 1).pow(1 / _GAMMA), subject, matte)
+
+
+def _lit(images: Tensor, draw: Draw) -> Tensor:
+    """Light a part of each picture more than the rest, in another tint as sun and sky have them."""
+    n = len(images)
+    matte = _matte(n, images.shape[2:], draw)
+    shade = draw.log_uniform((n, 1, 1, 1), 0.2, 0.8) * _tint(images, 0.87, 1.15, draw)
+    sun = draw.log_uniform((n, 1, 1, 1), 0.8, 1.6)
+    return (images.pow(_GAMMA) * torch.lerp(shade, sun, matte)).clamp(0, 1).pow(1 / _GAMMA)
+
+
+def _matte(count: int, size: Sequence[int], draw: Draw) -> Tensor:
+    """Draw (count, 1, H, W) shapes in [0, 1], from a hard outline to one that is lost gradually."""
+    h, w = size
+    coarse, fine = smooth_field(count, (h, w), 2, draw), smooth_field(count, (h, w), 7, draw)
+    shape = torch.lerp(coarse, fine, draw.uniform((count, 1, 1, 1), 0, 0.6))
+    softness = draw.log_uniform((count, 1, 1, 1), 0.01, 0.4)
+    return ((shape - draw.uniform((count, 1, 1, 1), 0.2, 0.75)) / softness + 0.5).clamp(0, 1)
