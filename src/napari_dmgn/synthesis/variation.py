@@ -31,8 +31,8 @@ class Variation:
     """Share of the pictures of which only a part is kept, before an out-of-focus rest: of the same picture or of
     another one."""
     uneven_light: float = 0.0
-    """Share of the pictures of which a part lies in the shade, or in the sun. Light that falls on a scene multiplies it;
-    what a pane reflects is added: of the same shapes, the one is to stay and the other to go."""
+    """Share of the pictures of which a part lies in the shade, or in the sun. Light that falls on a scene multiplies
+    it, what a pane reflects is added: of the same shapes, the one is to stay and the other to go."""
 
     def __bool__(self) -> bool:
         """Tell whether any picture changes."""
