@@ -8,7 +8,10 @@ from torch import Tensor
 
 from napari_dmgn.synthesis.degradation import Draw
 
-__all__ = ["align", "gaussian_blur", "luminance", "smooth_field", "spread"]
+__all__ = ["DISPLAY_GAMMA", "align", "gaussian_blur", "luminance", "smooth_field", "spread"]
+
+DISPLAY_GAMMA = 2.2
+"""Light is a pixel's value to this power, as photographs are stored."""
 
 # Up to so many pixels are blurred in one go; what is more, plane by plane.
 _AT_ONCE = 2**23

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from napari_dmgn.synthesis.degradation import NO_SOURCES, Draw, Sources, TensorPair
-from napari_dmgn.synthesis.fields import gaussian_blur, smooth_field
+from napari_dmgn.synthesis.fields import DISPLAY_GAMMA, gaussian_blur, smooth_field
 
 __all__ = [
     "GammaReflection",
@@ -29,8 +29,6 @@ __all__ = [
     "compose_reflection",
     "ghost",
 ]
-
-_GAMMA = 2.2
 
 
 def compose_reflection(
@@ -83,8 +81,8 @@ class LinearReflection:
     def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
         """Degrade (N, 3, H, W) images in [0, 1]."""
         n, draw = len(background), Draw(generator, background.device)
-        light = background.pow(_GAMMA)
-        reflected = _as_bright_as_half(sources.layer_for(background).pow(_GAMMA), light)
+        light = background.pow(DISPLAY_GAMMA)
+        reflected = _as_bright_as_half(sources.layer_for(background).pow(DISPLAY_GAMMA), light)
         sigma = draw.uniform((n,), *self.sigma)
         reflected = gaussian_blur(reflected, sigma, torch.ceil(2 * sigma))
         attenuation = draw.uniform((n, 1, 1, 1), 1.08, 1.18)
@@ -152,9 +150,9 @@ class GhostReflection:
     def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
         """Degrade (N, 3, H, W) images in [0, 1]."""
         n, draw = len(background), Draw(generator, background.device)
-        light = background.pow(_GAMMA)
+        light = background.pow(DISPLAY_GAMMA)
         sigma = draw.uniform((n,), 0, 2)
-        reflected = gaussian_blur(sources.layer_for(background).pow(_GAMMA), sigma)
+        reflected = gaussian_blur(sources.layer_for(background).pow(DISPLAY_GAMMA), sigma)
         distance, angle = draw.uniform((n,), 1, 8), draw.uniform((n,), -math.pi, math.pi)
         shift = torch.stack([distance * torch.sin(angle), distance * torch.cos(angle)], 1).round()
         second = draw.uniform((n,), 0.25, 0.55)
@@ -179,7 +177,7 @@ class SharpReflection:
     def __call__(self, background: Tensor, generator: Generator, sources: Sources = NO_SOURCES) -> TensorPair:
         """Degrade (N, 3, H, W) images in [0, 1]."""
         n, draw = len(background), Draw(generator, background.device)
-        reflected = sources.layer_for(background).pow(_GAMMA)
+        reflected = sources.layer_for(background).pow(DISPLAY_GAMMA)
         factor = draw.uniform((n, 1, 1, 1), 0.08, 0.5)
         region = smooth_field(n, (background.shape[2], background.shape[3]), 3, draw)
         region = ((region - 0.35) * 4).clamp(0, 1)
@@ -241,8 +239,8 @@ def _truncated_normal(shape: tuple[int, ...], mean: float, deviation: float, dra
 
 def _in_linear_light(background: Tensor, light: Tensor, through: Tensor, drawn: dict[str, Tensor]) -> TensorPair:
     """Compose with the reflected light and the transmittance for light, both as linear values."""
-    root = 1 / _GAMMA
-    return _composed(background, light.pow(root), through.pow(root), gamma=_GAMMA, screen=0, drawn=drawn)
+    root = 1 / DISPLAY_GAMMA
+    return _composed(background, light.pow(root), through.pow(root), gamma=DISPLAY_GAMMA, screen=0, drawn=drawn)
 
 
 def _composed(

@@ -14,11 +14,9 @@ import torch
 from torch import Generator, Tensor
 
 from napari_dmgn.synthesis.degradation import Draw
-from napari_dmgn.synthesis.fields import gaussian_blur, luminance, smooth_field
+from napari_dmgn.synthesis.fields import DISPLAY_GAMMA, gaussian_blur, luminance, smooth_field
 
 __all__ = ["Variation"]
-
-_GAMMA = 2.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +88,8 @@ def _before(subject: Tensor, behind: Tensor, draw: Draw) -> Tensor:
     n = len(subject)
     matte = _matte(n, subject.shape[2:], draw)
     # A lens mixes light, not pixel values: highlights stay bright.
-    light = gaussian_blur(behind.pow(_GAMMA), draw.log_uniform((n,), 1.5, 7))
-    return torch.lerp(light.clamp(0, 1).pow(1 / _GAMMA), subject, matte)
+    light = gaussian_blur(behind.pow(DISPLAY_GAMMA), draw.log_uniform((n,), 1.5, 7))
+    return torch.lerp(light.clamp(0, 1).pow(1 / DISPLAY_GAMMA), subject, matte)
 
 
 def _lit(images: Tensor, draw: Draw) -> Tensor:
@@ -100,7 +98,7 @@ def _lit(images: Tensor, draw: Draw) -> Tensor:
     matte = _matte(n, images.shape[2:], draw)
     shade = draw.log_uniform((n, 1, 1, 1), 0.2, 0.8) * _tint(images, 0.87, 1.15, draw)
     sun = draw.log_uniform((n, 1, 1, 1), 0.8, 1.6)
-    return (images.pow(_GAMMA) * torch.lerp(shade, sun, matte)).clamp(0, 1).pow(1 / _GAMMA)
+    return (images.pow(DISPLAY_GAMMA) * torch.lerp(shade, sun, matte)).clamp(0, 1).pow(1 / DISPLAY_GAMMA)
 
 
 def _matte(count: int, size: Sequence[int], draw: Draw) -> Tensor:
