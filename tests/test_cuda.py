@@ -102,7 +102,7 @@ def test_training_and_resuming(tiny_network, tmp_path):
 
 def test_varied_pictures():
     images = torch.rand((8, 3, 64, 48), generator=torch.Generator().manual_seed(1))
-    variation = Variation(colour_jitter=0.5, shallow_focus=0.5, uneven_light=0.5)
+    variation = Variation(colour_jitter=0.5, shallow_focus=0.5, uneven_light=0.5, colour_grading=0.5)
     wanted = variation.scenes(images, torch.Generator().manual_seed(2))
     found = variation.scenes(images.cuda(), torch.Generator().manual_seed(2))
     torch.testing.assert_close(found.cpu(), wanted, atol=1e-4, rtol=0)

@@ -22,7 +22,9 @@ def test_without_shares_nothing_changes():
     assert torch.equal(Variation().layers(images, state()), images)
 
 
-@pytest.mark.parametrize("settings", [{"colour_jitter": 1.0}, {"shallow_focus": 1.0}, {"uneven_light": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"colour_jitter": 1.0}, {"shallow_focus": 1.0}, {"uneven_light": 1.0}, {"colour_grading": 1.0}]
+)
 def test_pictures_stay_in_range_and_are_the_same_again(settings):
     variation = Variation(**settings)
     images = torch.cat([rough(), torch.zeros(1, 3, 64, 48), torch.ones(1, 3, 64, 48)])
@@ -35,7 +37,7 @@ def test_pictures_stay_in_range_and_are_the_same_again(settings):
     assert not torch.equal(varied, variation.scenes(images, state(4)))
 
 
-@pytest.mark.parametrize("name", ["colour_jitter", "shallow_focus", "uneven_light"])
+@pytest.mark.parametrize("name", ["colour_jitter", "shallow_focus", "uneven_light", "colour_grading"])
 def test_shares_are_those_of_the_pictures(name):
     images = rough(400, (16, 16))
     varied = Variation(**{name: 0.3}).scenes(images, state())
@@ -53,10 +55,24 @@ def test_colours_change_but_not_what_is_where():
     assert (varied - images).mean((2, 3)).std(1).mean() > 0.01  # a tint, not only an exposure
 
 
-def test_pictures_without_colours_get_none():
+def test_grading_lifts_black_to_a_colour_in_half_of_the_pictures_and_keeps_what_is_where():
+    images = torch.cat([torch.zeros(1, 3, 4, 16), rough(1, (12, 16))], dim=2).expand(200, -1, -1, -1)
+    varied = Variation(colour_grading=1.0).layers(images, state())
+    black = varied[:, :, 0, 0]
+    assert (black.amax(1) > 1e-3).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert black.max() < 0.25
+    assert black.std(1).max() > 0.02
+    for before, after in zip(luminance(images), luminance(varied), strict=True):
+        assert torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1] > 0.85
+    jittered = Variation(colour_jitter=1.0).layers(images, state())
+    assert (varied - images).abs().mean() > 1.2 * (jittered - images).abs().mean()
+
+
+@pytest.mark.parametrize("name", ["colour_jitter", "colour_grading"])
+def test_pictures_without_colours_get_none(name):
     gray = rough(40, (16, 16))[:, :1].expand(-1, 3, -1, -1)
-    varied = Variation(colour_jitter=1.0).scenes(gray, state())
-    assert torch.equal(varied, varied[:, :1].expand_as(varied))
+    varied = Variation(**{name: 1.0}).scenes(gray, state())
+    torch.testing.assert_close(varied, varied[:, :1].expand_as(varied))  # up to the luminance's rounding
     assert (varied - gray).abs().mean() > 0.01
 
 

@@ -90,8 +90,10 @@ def test_haze_on_clean_pictures_keeps_them_upright_unless_told_otherwise():
 
 
 def test_shares_of_varied_pictures_reach_the_batches():
-    config = TrainConfig(data="x", colour_jitter=0.25, shallow_focus=1, uneven_light=0.5)
-    assert config.extras().variation == Variation(colour_jitter=0.25, shallow_focus=1, uneven_light=0.5)
+    config = TrainConfig(data="x", colour_jitter=0.25, shallow_focus=1, uneven_light=0.5, colour_grading=0.125)
+    assert config.extras().variation == Variation(
+        colour_jitter=0.25, shallow_focus=1, uneven_light=0.5, colour_grading=0.125
+    )
     assert not TrainConfig(data="x").extras().variation
 
 
@@ -174,6 +176,7 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("colour_jitter", [-0.1, 1.1, "half", math.nan]),
         ("shallow_focus", [-0.1, 1.1, "half", math.nan]),
         ("uneven_light", [-0.1, 1.1, "half", math.nan]),
+        ("colour_grading", [-0.1, 1.1, "half", math.nan]),
         ("card", [3, "text", ["licence"], {"task": "haze"}, {"scores": {}}]),
         ("card", [{"when": date(2026, 1, 1)}, {"x": math.nan}]),
         ("card", [{"working_side": 0}, {"working_side": "400"}, {"working_side": True}, {"working_side": 400.0}]),

@@ -32,9 +32,13 @@ class Variation:
     """Share of the pictures of which a part lies in the shade, or in the sun. Light that falls on a scene multiplies
     it, what a pane reflects is added: of the same shapes, the one is to stay and the other to go."""
 
+    colour_grading: float = 0.0
+    """Share of the pictures whose tones and colours change as far as filters of photographs take them: curves of each
+    channel's own, blacks lifted to a colour, saturation from faint to strong."""
+
     def __bool__(self) -> bool:
         """Tell whether any picture changes."""
-        return max(self.colour_jitter, self.shallow_focus, self.uneven_light) > 0
+        return max(self.colour_jitter, self.shallow_focus, self.uneven_light, self.colour_grading) > 0
 
     def scenes(self, images: Tensor, generator: Generator) -> Tensor:
         """Vary what is to be restored.
@@ -56,14 +60,22 @@ class Variation:
             drawn = (draw.uniform((len(subject),), 0, 1) * n).long().clamp(max=n - 1)
             behind = torch.where(draw.chance((len(subject),), 0.5), drawn, subject)
             scenes = scenes.index_copy(0, subject, _before(scenes[subject], scenes[behind], draw))
-        if self.uneven_light == 0:  # no draws: trainings without it go on as they began
-            return scenes
-        lit = draw.chance((n,), self.uneven_light).nonzero()[:, 0]
-        return scenes.index_copy(0, lit, _lit(scenes[lit], draw)) if len(lit) > 0 else scenes
+        # A share of 0 draws nothing: trainings without these go on as they began.
+        if self.uneven_light > 0:
+            lit = draw.chance((n,), self.uneven_light).nonzero()[:, 0]
+            scenes = scenes.index_copy(0, lit, _lit(scenes[lit], draw)) if len(lit) > 0 else scenes
+        return self._graded(scenes, draw)
 
     def layers(self, images: Tensor, generator: Generator) -> Tensor:
-        """Vary second pictures, which are superimposed on the first: their colours only."""
-        return self._recoloured(images, Draw(generator, images.device))
+        """Vary second pictures, which are superimposed on the first: their tones and colours only."""
+        draw = Draw(generator, images.device)
+        return self._graded(self._recoloured(images, draw), draw)
+
+    def _graded(self, images: Tensor, draw: Draw) -> Tensor:
+        if self.colour_grading == 0:
+            return images
+        chosen = draw.chance((len(images),), self.colour_grading).nonzero()[:, 0]
+        return images.index_copy(0, chosen, _graded(images[chosen], draw)) if len(chosen) > 0 else images
 
     def _recoloured(self, images: Tensor, draw: Draw) -> Tensor:
         chosen = draw.chance((len(images),), self.colour_jitter).nonzero()[:, 0]
@@ -74,6 +86,16 @@ class Variation:
         toned = plain.pow(draw.log_uniform((n, 1, 1, 1), 0.7, 1.4) * tint)
         saturated = torch.lerp(luminance(toned), toned, draw.uniform((n, 1, 1, 1), 0.6, 1.3)).clamp(0, 1)
         return images.index_copy(0, chosen, saturated)
+
+
+def _graded(images: Tensor, draw: Draw) -> Tensor:
+    n = len(images)
+    curve = draw.log_uniform((n, 1, 1, 1), 0.8, 1.25) * _tint(images, 0.65, 1.5, draw)
+    # Black becomes a faint colour in half of the pictures; white, with `gain`, no lighter than it was.
+    lift = draw.uniform((n, 1, 1, 1), -0.15, 0.15).clamp(min=0) * _tint(images, 0.3, 1, draw)
+    gain = draw.uniform((n, 1, 1, 1), 0.8, 1) * _tint(images, 0.85, 1, draw)
+    toned = lift + (gain - lift) * images.pow(curve)
+    return torch.lerp(luminance(toned), toned, draw.log_uniform((n, 1, 1, 1), 0.4, 2.2)).clamp(0, 1)
 
 
 def _tint(images: Tensor, low: float, high: float, draw: Draw) -> Tensor:

@@ -109,6 +109,8 @@ class TrainConfig:
     uneven_light: float = 0.0
     """Share of the clean pictures of which a part lies in the shade or in the sun: what is added to a scene is then
     learnt apart from the light that falls on it."""
+    colour_grading: float = 0.0
+    """As `colour_jitter`, but as far as filters of photographs take tones and colours."""
     optimiser: str = "adamw"
     """"adamw", or "muon": Muon for the 3x3 convolutions between feature maps, AdamW for the rest."""
     learning_rate: float = 1e-3
@@ -220,7 +222,7 @@ class TrainConfig:
             check(name, value, is_number(value) and value > 0, "a number above 0")
         good = self.minutes is None or (is_number(self.minutes) and self.minutes > 0)
         check("minutes", self.minutes, good, "a number above 0, or nothing")
-        for name in ("final_rate", "warmup", "colour_jitter", "shallow_focus", "uneven_light"):
+        for name in ("final_rate", "warmup", "colour_jitter", "shallow_focus", "uneven_light", "colour_grading"):
             value = getattr(self, name)
             check(name, value, is_number(value) and 0 <= value <= 1, "a number in [0, 1]")
         for name in ("weight_decay", "save_minutes"):
@@ -313,7 +315,10 @@ class TrainConfig:
             rescale=self.rescale,
             upright=self.keeps_upright,
             variation=Variation(
-                colour_jitter=self.colour_jitter, shallow_focus=self.shallow_focus, uneven_light=self.uneven_light
+                colour_jitter=self.colour_jitter,
+                shallow_focus=self.shallow_focus,
+                uneven_light=self.uneven_light,
+                colour_grading=self.colour_grading,
             ),
         )
 
