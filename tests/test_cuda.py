@@ -105,7 +105,7 @@ def test_varied_pictures():
     variation = Variation(colour_jitter=0.5, shallow_focus=0.5, uneven_light=0.5, colour_grading=0.5)
     wanted = variation.scenes(images, torch.Generator().manual_seed(2))
     found = variation.scenes(images.cuda(), torch.Generator().manual_seed(2))
-    torch.testing.assert_close(found.cpu(), wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.cpu(), wanted, atol=5e-4, rtol=0)
 
 
 def test_features_of_the_perceptual_loss():

@@ -1,13 +1,14 @@
 """Clean pictures varied as another camera, or another photographer, would have taken them.
 
 A few hundred photographs are soon learnt by heart: a network then knows their scenes, not what noise
-looks like. What hides behind glass and what merely lies out of focus are told apart by how they are
-superimposed, and that is seen in any picture: of another tint, or with a subject cut out of another one.
+looks like. What hides behind glass and what merely lies out of focus, or in the shade, are told apart by how
+they are superimposed, and that is seen in any picture: of another tint, in another light, or with a subject
+cut out of another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,9 +30,8 @@ class Variation:
     """Share of the pictures of which only a part is kept, before an out-of-focus rest: of the same picture or of
     another one."""
     uneven_light: float = 0.0
-    """Share of the pictures of which a part lies in the shade, or in the sun. Light that falls on a scene multiplies
-    it, what a pane reflects is added: of the same shapes, the one is to stay and the other to go."""
-
+    """Share of the pictures of which a part lies in the shade, or in the sun. Light multiplies a scene and stays; what
+    a pane reflects is added, and goes: outlines alone do not tell them apart."""
     colour_grading: float = 0.0
     """Share of the pictures whose tones and colours change as far as filters of photographs take them: curves of each
     channel's own, blacks lifted to a colour, saturation from faint to strong."""
@@ -60,10 +60,9 @@ class Variation:
             drawn = (draw.uniform((len(subject),), 0, 1) * n).long().clamp(max=n - 1)
             behind = torch.where(draw.chance((len(subject),), 0.5), drawn, subject)
             scenes = scenes.index_copy(0, subject, _before(scenes[subject], scenes[behind], draw))
-        # A share of 0 draws nothing: trainings without these go on as they began.
+        # Neither draws anything at a share of 0: trainings without them go on as they began.
         if self.uneven_light > 0:
-            lit = draw.chance((n,), self.uneven_light).nonzero()[:, 0]
-            scenes = scenes.index_copy(0, lit, _lit(scenes[lit], draw)) if len(lit) > 0 else scenes
+            scenes = _some(scenes, self.uneven_light, _lit, draw)
         return self._graded(scenes, draw)
 
     def layers(self, images: Tensor, generator: Generator) -> Tensor:
@@ -72,26 +71,29 @@ class Variation:
         return self._graded(self._recoloured(images, draw), draw)
 
     def _graded(self, images: Tensor, draw: Draw) -> Tensor:
-        if self.colour_grading == 0:
-            return images
-        chosen = draw.chance((len(images),), self.colour_grading).nonzero()[:, 0]
-        return images.index_copy(0, chosen, _graded(images[chosen], draw)) if len(chosen) > 0 else images
+        return images if self.colour_grading == 0 else _some(images, self.colour_grading, _filtered, draw)
 
     def _recoloured(self, images: Tensor, draw: Draw) -> Tensor:
-        chosen = draw.chance((len(images),), self.colour_jitter).nonzero()[:, 0]
-        if len(chosen) == 0:
-            return images
-        n, plain = len(chosen), images[chosen]
-        tint = _tint(plain, 0.88, 1.14, draw)
-        toned = plain.pow(draw.log_uniform((n, 1, 1, 1), 0.7, 1.4) * tint)
-        saturated = torch.lerp(luminance(toned), toned, draw.uniform((n, 1, 1, 1), 0.6, 1.3)).clamp(0, 1)
-        return images.index_copy(0, chosen, saturated)
+        return _some(images, self.colour_jitter, _jittered, draw)
 
 
-def _graded(images: Tensor, draw: Draw) -> Tensor:
+def _some(images: Tensor, share: float, change: Callable[[Tensor, Draw], Tensor], draw: Draw) -> Tensor:
+    """Change a share of the pictures."""
+    chosen = draw.chance((len(images),), share).nonzero()[:, 0]
+    return images if len(chosen) == 0 else images.index_copy(0, chosen, change(images[chosen], draw))
+
+
+def _jittered(images: Tensor, draw: Draw) -> Tensor:
+    n = len(images)
+    tint = _tint(images, 0.88, 1.14, draw)
+    toned = images.pow(draw.log_uniform((n, 1, 1, 1), 0.7, 1.4) * tint)
+    return torch.lerp(luminance(toned), toned, draw.uniform((n, 1, 1, 1), 0.6, 1.3)).clamp(0, 1)
+
+
+def _filtered(images: Tensor, draw: Draw) -> Tensor:
     n = len(images)
     curve = draw.log_uniform((n, 1, 1, 1), 0.8, 1.25) * _tint(images, 0.65, 1.5, draw)
-    # Black becomes a faint colour in half of the pictures; white, with `gain`, no lighter than it was.
+    # Black becomes a faint colour in half of the pictures; white becomes no lighter.
     lift = draw.uniform((n, 1, 1, 1), -0.15, 0.15).clamp(min=0) * _tint(images, 0.3, 1, draw)
     gain = draw.uniform((n, 1, 1, 1), 0.8, 1) * _tint(images, 0.85, 1, draw)
     toned = lift + (gain - lift) * images.pow(curve)
@@ -101,7 +103,8 @@ def _graded(images: Tensor, draw: Draw) -> Tensor:
 def _tint(images: Tensor, low: float, high: float, draw: Draw) -> Tensor:
     """Draw (N, 3, 1, 1) factors, the same for all three channels of a picture without colours."""
     tint = draw.log_uniform((len(images), 3, 1, 1), low, high)
-    gray = (images == images[:, :1]).all((1, 2, 3), keepdim=True)
+    # Earlier changes leave gray channels apart by a rounding step.
+    gray = (images - images[:, :1]).abs().amax((1, 2, 3), keepdim=True) < 1e-4
     return torch.where(gray, tint[:, :1], tint)
 
 
