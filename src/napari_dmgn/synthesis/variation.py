@@ -8,7 +8,7 @@ cut out of another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -110,26 +110,25 @@ def _tint(images: Tensor, low: float, high: float, draw: Draw) -> Tensor:
 
 def _before(subject: Tensor, behind: Tensor, draw: Draw) -> Tensor:
     """Cut shapes out of pictures and set them, opaque, before others that are out of focus."""
-    n = len(subject)
-    matte = _matte(n, subject.shape[2:], draw)
+    matte = _matte(subject, draw)
     # A lens mixes light, not pixel values: highlights stay bright.
-    light = gaussian_blur(behind.pow(DISPLAY_GAMMA), draw.log_uniform((n,), 1.5, 7))
+    light = gaussian_blur(behind.pow(DISPLAY_GAMMA), draw.log_uniform((len(subject),), 1.5, 7))
     return torch.lerp(light.clamp(0, 1).pow(1 / DISPLAY_GAMMA), subject, matte)
 
 
 def _lit(images: Tensor, draw: Draw) -> Tensor:
     """Light a part of each picture more than the rest, in another tint as sun and sky have them."""
     n = len(images)
-    matte = _matte(n, images.shape[2:], draw)
+    matte = _matte(images, draw)
     shade = draw.log_uniform((n, 1, 1, 1), 0.2, 0.8) * _tint(images, 0.87, 1.15, draw)
     sun = draw.log_uniform((n, 1, 1, 1), 0.8, 1.6)
     return (images.pow(DISPLAY_GAMMA) * torch.lerp(shade, sun, matte)).clamp(0, 1).pow(1 / DISPLAY_GAMMA)
 
 
-def _matte(count: int, size: Sequence[int], draw: Draw) -> Tensor:
-    """Draw (count, 1, H, W) shapes in [0, 1], from a hard outline to one that is lost gradually."""
-    h, w = size
-    coarse, fine = smooth_field(count, (h, w), 2, draw), smooth_field(count, (h, w), 7, draw)
-    shape = torch.lerp(coarse, fine, draw.uniform((count, 1, 1, 1), 0, 0.6))
-    softness = draw.log_uniform((count, 1, 1, 1), 0.01, 0.4)
-    return ((shape - draw.uniform((count, 1, 1, 1), 0.2, 0.75)) / softness + 0.5).clamp(0, 1)
+def _matte(images: Tensor, draw: Draw) -> Tensor:
+    """Draw a shape for each picture, (N, 1, H, W) in [0, 1], from a hard outline to one that is lost gradually."""
+    n, _, h, w = images.shape
+    coarse, fine = smooth_field(n, (h, w), 2, draw), smooth_field(n, (h, w), 7, draw)
+    shape = torch.lerp(coarse, fine, draw.uniform((n, 1, 1, 1), 0, 0.6))
+    softness = draw.log_uniform((n, 1, 1, 1), 0.01, 0.4)
+    return ((shape - draw.uniform((n, 1, 1, 1), 0.2, 0.75)) / softness + 0.5).clamp(0, 1)
