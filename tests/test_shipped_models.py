@@ -1,5 +1,8 @@
 """The models that come with the package do what their cards say."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from napari_dmgn import samples, zoo
 from napari_dmgn.metrics import PROTOCOL_OF_TASK, psnr, psnr_y
 
 CROP = (slice(0, 192), slice(0, 256))
+WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +75,10 @@ def test_large_picture_in_tiles_has_no_seam(rain):
     assert tiled.provenance["windows"] > 1
     assert np.abs(tiled.noise - whole.noise).max() <= 1e-5 * 255
     assert np.abs(tiled.background.astype(int) - whole.background).max() <= 1
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_card_names_the_file_that_is_shipped(path):
+    data = path.read_bytes()
+    section = (WEIGHTS / "README.md").read_text(encoding="utf-8").split(f"\n## {path.stem}\n")[1].split("\n## ")[0]
+    assert f"{len(data):,} bytes, sha256 `{hashlib.sha256(data).hexdigest()}`" in section
