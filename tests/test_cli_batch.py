@@ -73,9 +73,9 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("*.jpg", "no image (.png, .jpg, .jpeg, .tif, .tiff) matches"),
+        ("*.jpg", "no image (.png, .jpg, .jpeg, .tif, .tiff, .webp, .bmp) matches"),
         ("none.png", "no such file"),
-        ("day3.png", "no image (.png, .jpg, .jpeg, .tif, .tiff) in the folder"),
+        ("day3.png", "no image (.png, .jpg, .jpeg, .tif, .tiff, .webp, .bmp) in the folder"),
         ("notes.txt", "expected one of"),
     ],
 )

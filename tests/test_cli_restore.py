@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 import napari_dmgn as dmgn
 from napari_dmgn import checkpoint
@@ -282,6 +283,17 @@ def test_a_folder_by_the_name_of_an_image_is_not_made(command, name, picture, tm
     expected = f"-o is a folder for the results, and {str(tmp_path / name)!r} is the name of an image file\n"
     assert capsys.readouterr().err == f"napari-dmgn: error: {expected}"
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.webp", "x.bmp"])
+@pytest.mark.parametrize("command", ["restore", "synthesize"])
+def test_results_of_what_is_lossy_or_only_read_are_png(command, name, rainy, tmp_path, model):
+    Image.fromarray(rainy).save(tmp_path / name)
+    arguments = model if command == "restore" else ["--task", "rain"]
+    assert main([command, str(tmp_path / name), "-o", str(tmp_path / "out"), *arguments]) == 0
+    pictures = [path for path in (tmp_path / "out").iterdir() if path.suffix != ".json"]
+    assert {path.suffix for path in pictures} == {".png"}
+    assert all(read_image(path).array.shape[:2] == rainy.shape[:2] for path in pictures)
 
 
 def test_a_folder_by_such_a_name_that_is_there_is_taken(picture, tmp_path, model):

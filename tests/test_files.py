@@ -59,6 +59,27 @@ def test_views_of_any_order_are_written(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / name).array, image[..., 0])
 
 
+@pytest.mark.parametrize(("name", "options"), [("a.webp", {"lossless": True, "exact": True}), ("a.bmp", {})])
+def test_webp_and_bmp_are_read(tmp_path, name, options):
+    for shape in [(7, 5, 3), (8, 12, 4)] if name == "a.webp" else [(7, 5), (7, 5, 3)]:
+        image = noise(shape, "u1")
+        Image.fromarray(image).save(tmp_path / name, **options)
+        back = read_image(tmp_path / name)
+        np.testing.assert_array_equal(back.array, image)
+        assert back.rgb is (len(shape) == 3)
+
+
+def test_webp_comes_upright_with_its_colour_profile(tmp_path):
+    image, exif = noise((8, 12, 3), "u1"), Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(image)))
+    turned.save(tmp_path / "a.webp", lossless=True, exif=exif, icc_profile=profile)
+    back = read_image(tmp_path / "a.webp")
+    np.testing.assert_array_equal(back.array, image)
+    assert back.metadata["icc_profile"] == profile
+
+
 def test_jpeg_is_close_and_upright(tmp_path):
     rows, columns = np.mgrid[0:32, 0:48].astype(np.uint8)
     image = np.stack([rows * 5, columns * 4, np.full_like(rows, 90)], axis=-1)
@@ -474,7 +495,19 @@ def broken_files(folder):
     yield folder / "head.png", "a broken PNG image"
     (folder / "folder.png").mkdir()
     yield folder / "folder.png", "it is a folder"
-    yield folder / "a.bmp", "extension '.bmp' is none of .png, .jpg"
+    yield folder / "a.gif", "extension '.gif' is none of .png, .jpg"
+    for name in ("whole.webp", "whole.bmp"):
+        Image.fromarray(noise((50, 60, 3), "u1")).save(folder / name)
+        content = (folder / name).read_bytes()
+        cut = folder / name.replace("whole", "cut")
+        cut.write_bytes(content[: len(content) // 2])
+        yield cut, "a broken"
+    (folder / "sound.webp").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
+    yield folder / "sound.webp", "not a WebP image"
+    for name in ("moving.webp", "moving.png"):
+        frames = [Image.fromarray(noise((8, 9, 3), "u1", seed)) for seed in range(3)]
+        frames[0].save(folder / name, save_all=True, append_images=frames[1:])
+        yield folder / name, "an animation of 3 pictures; wanted a single one"
 
 
 def test_a_file_that_is_no_image_is_named_in_one_line(tmp_path):
@@ -504,6 +537,7 @@ def test_a_missing_file_is_named(tmp_path):
         ("a.tif", np.zeros((4, 4), bool), "no image format holds bool"),
         ("a.tif", np.zeros((4, 4), complex), "no image format holds complex128"),
         ("a.gif", np.zeros((4, 4), "u1"), "extension '.gif' is none of"),
+        ("a.webp", np.zeros((4, 4), "u1"), "extension '.webp' is none of .png, .jpg, .jpeg, .tif, .tiff"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_and_nothing_written(tmp_path, name, image, message):

@@ -64,8 +64,10 @@ def test_gray_palette_alpha_and_rotated_pictures_become_gray_or_rgb(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
     turned = save(pixels, tmp_path / "turned.jpg", exif=exif, quality=100, subsampling=0)
-    found = [read_pictures(path)[0] for path in (gray, alpha, indexed, bitmap, turned)]
+    web = save(pixels, tmp_path / "web.webp", lossless=True)
+    found = [read_pictures(path)[0] for path in (gray, alpha, indexed, bitmap, turned, web)]
     wanted = [pixels[..., :1], pixels, pixels // 128 * 255, pixels]
+    assert np.array_equal(rows(found[5]), pixels)
     for f, w in zip(found, wanted, strict=False):
         assert np.array_equal(rows(f), w), f.name
     assert {f.pixels.dtype for f in found} == {torch.uint8}

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn restore``."""
     parser.add_argument(
         "inputs", type=named, nargs="+", metavar="IN",
-        help="PNG, JPEG, TIFF or OME-Zarr images, folders of them, or patterns in quotes: 'in/*.png'",
+        help="PNG, JPEG, WebP, BMP, TIFF or OME-Zarr images, folders of them, or patterns in quotes: 'in/*.png'",
     )  # fmt: skip
     parser.add_argument(
         "--recursive", action="store_true",

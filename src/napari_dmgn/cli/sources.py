@@ -139,9 +139,9 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def result_path(folder: Path, source: Path, part: str, *, store: bool = False) -> Path:
-    """Return a result's file: of the input's kind, except that JPEG becomes PNG and loses nothing more."""
+    """Return a result's file: of the input's kind, or PNG where that would lose more (JPEG) or is not written."""
     stem, suffix = source.stem, source.suffix
-    if suffix.lower() in (".jpg", ".jpeg"):
+    if suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp"):
         suffix = ".png"
     if store and suffix.lower() != ".zarr":  # a store by any name
         stem, suffix = source.name, ".zarr"

@@ -30,7 +30,11 @@ _PARTS = ("input", "background", "noise")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``napari-dmgn synthesize``."""
     parser.add_argument(
-        "inputs", type=named, nargs="+", metavar="IN", help="clean PNG, JPEG or TIFF files, or folders of them"
+        "inputs",
+        type=named,
+        nargs="+",
+        metavar="IN",
+        help="clean pictures (PNG, JPEG, WebP, BMP, TIFF), or folders",
     )
     add_output_options(parser)
     parser.add_argument("--task", choices=KINDS, default="rain", help="what to add (default: %(default)s)")

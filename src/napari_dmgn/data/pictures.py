@@ -16,9 +16,7 @@ from napari_dmgn import images
 from napari_dmgn.files import IMAGE_SUFFIXES, ImageFile, read_image
 from napari_dmgn.paths import expanded
 
-__all__ = ["SUFFIXES", "Picture", "array_pictures", "find_pictures", "pair_pictures", "read_pictures"]
-
-SUFFIXES = (*IMAGE_SUFFIXES, ".bmp")
+__all__ = ["Picture", "array_pictures", "find_pictures", "pair_pictures", "read_pictures"]
 
 Ranges = tuple[tuple[float, float], ...]
 
@@ -83,9 +81,9 @@ def find_pictures(folder: str | Path) -> list[Path]:
     folder = expanded(folder)
     if not folder.is_dir():
         raise ValueError(f"data folder {folder} does not exist")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not paths:
-        raise ValueError(f"data folder {folder} has no picture ({', '.join(SUFFIXES)})")
+        raise ValueError(f"data folder {folder} has no picture ({', '.join(IMAGE_SUFFIXES)})")
     return paths
 
 
@@ -179,10 +177,6 @@ def _pictures(planes: list[Tensor], name: str, path: Path | None, *, dtype: str)
 
 def _read(path: Path) -> ImageFile:
     try:
-        if path.suffix.lower() == ".bmp":
-            from napari_dmgn.files.pictures import read_picture
-
-            return read_picture(path)
         return read_image(path)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()).removeprefix(f"cannot read {str(path)!r}: ")

@@ -1,4 +1,4 @@
-"""Image files: PNG, JPEG, TIFF and OME-Zarr, with the axes, pixel size and colour profile that they name."""
+"""Image files: PNG, JPEG, WebP, BMP, TIFF and OME-Zarr, with the axes, pixel size and colour profile that they name."""
 
 import errno
 import os
@@ -35,12 +35,14 @@ __all__ = [
     "write_image",
 ]
 
-_KIND_OF_SUFFIX = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+_WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+_KIND_OF_SUFFIX = _WRITTEN | {".webp": "WebP", ".bmp": "BMP"}
 IMAGE_SUFFIXES = tuple(_KIND_OF_SUFFIX)
-"""Extensions that are read and written."""
+"""Extensions that are read. WebP and BMP are not written: what was made of such a file is a PNG or TIFF."""
 _KIND_OF_HEAD = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"II+\0": "TIFF",  # BigTIFF
@@ -49,7 +51,7 @@ _KIND_OF_HEAD = {
 
 
 def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> ImageFile:
-    """Read a PNG, JPEG or TIFF file; of a TIFF one series at full resolution.
+    """Read a PNG, JPEG, WebP, BMP or TIFF file; of a TIFF one series at full resolution.
 
     Pictures come upright (orientation of TIFF and EXIF applied), stacks as they lie in the file;
     palettes and CMYK come as RGB, grayscale with alpha as RGBA. Samples of a TIFF that are neither
@@ -69,25 +71,25 @@ def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> Im
     FileNotFoundError
     ValueError
         If the file is not an image of these formats, or a broken one, has no such series or colours
-        of another kind, or is larger than the free memory.
+        of another kind, is an animation, or is larger than the free memory.
     """
     path = Path(path)
-    kind = _kind_of_name(path, "read")
+    kind = _kind_of_name(path, "read", _KIND_OF_SUFFIX)
     try:
         with path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(12)
     except FileNotFoundError:
         raise FileNotFoundError(f"no such file: {str(path)!r}") from None
     except IsADirectoryError:
         raise ValueError(f"cannot read {str(path)!r}: it is a folder") from None
-    found = next((name for start, name in _KIND_OF_HEAD.items() if head.startswith(start)), None)
+    found = _kind_of_head(head)
     if found is None:
-        seen = f"it starts with {head!r}" if head else "it is empty"
+        seen = f"it starts with {head[:8]!r}" if head else "it is empty"
         raise ValueError(f"cannot read {str(path)!r}: not a {kind} image ({seen})")
     if series is not None and found != "TIFF":
         raise ValueError(f"{str(path)!r} is a {found} image and has no series; got series {series}")
     try:
-        return read_tiff(path, series) if found == "TIFF" else {"PNG": read_png, "JPEG": read_picture}[found](path)
+        return read_tiff(path, series) if found == "TIFF" else (read_png if found == "PNG" else read_picture)(path)
     except (MemoryError, RefusedError):
         raise
     except Exception as error:  # decoders raise whatever broken bytes lead them to
@@ -119,7 +121,7 @@ def write_image(
         If the folder is missing or full. Nothing is left behind.
     """
     path = Path(path)
-    kind = _kind_of_name(path, "write")
+    kind = _kind_of_name(path, "write", _WRITTEN)
     like = like or ImageFile(array=array)
     axes = axes_of(array, like)
     if rgb is None:
@@ -140,10 +142,16 @@ def write_image(
             write_picture(file, kind, array, like)
 
 
-def _kind_of_name(path: Path, verb: str) -> str:
-    kind = _KIND_OF_SUFFIX.get(path.suffix.lower())
+def _kind_of_head(head: bytes) -> str | None:
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":  # the length stands between
+        return "WebP"
+    return next((kind for start, kind in _KIND_OF_HEAD.items() if head.startswith(start)), None)
+
+
+def _kind_of_name(path: Path, verb: str, kinds: dict[str, str]) -> str:
+    kind = kinds.get(path.suffix.lower())
     if kind is None:
-        known = ", ".join(IMAGE_SUFFIXES)
+        known = ", ".join(kinds)
         raise ValueError(f"cannot {verb} {str(path)!r}: extension {path.suffix!r} is none of {known}")
     return kind
 

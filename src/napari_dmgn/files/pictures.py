@@ -1,4 +1,4 @@
-"""PNG and JPEG: Pillow for 8 bits a channel, imagecodecs for 16."""
+"""PNG, JPEG, WebP and BMP: Pillow for 8 bits a channel, imagecodecs for 16."""
 
 import struct
 import zlib
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from napari_dmgn.files.image_file import Array, ImageFile, profile_for
+from napari_dmgn.files.image_file import Array, ImageFile, RefusedError, profile_for
 from napari_dmgn.files.orientation import TRANSPOSED, upright
 from napari_dmgn.files.room import check_room
 
@@ -62,10 +62,13 @@ def _exif_orientation(png: bytes) -> int:
 
 
 def read_picture(path: Path) -> ImageFile:
-    """Read a PNG or JPEG of 8 bits: upright, as grayscale, RGB or RGBA."""
+    """Read a PNG, JPEG, WebP or BMP of 8 bits: upright, as grayscale, RGB or RGBA."""
     from PIL import ImageOps
 
     with _opened(path) as picture:
+        if getattr(picture, "is_animated", False):
+            frames = getattr(picture, "n_frames", 0)
+            raise RefusedError(f"cannot read {str(path)!r}: an animation of {frames} pictures; wanted a single one")
         (width, height), gray = picture.size, picture.mode in ("1", "L")
         # Pillow holds a pixel of colours in 4 bytes, and on its way into an array a picture is there twice more.
         check_room(path, (height, width, 1 if gray else 3), height * width * (3 if gray else 10))
@@ -83,7 +86,7 @@ def _facts(picture: "Image", orientation: int) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> "OpenPicture":
-    """Open a PNG, JPEG or BMP file by Pillow's class for it.
+    """Open a picture by Pillow's class for its format.
 
     `Image.open` refuses pictures of 179 megapixels as an attack; mosaics are larger. Its limit
     belongs to the whole process, and to all threads, so that it is not ours to lift.
@@ -92,6 +95,7 @@ def _opened(path: Path) -> "OpenPicture":
     from PIL.BmpImagePlugin import BmpImageFile
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.PngImagePlugin import PngImageFile
+    from PIL.WebPImagePlugin import WebPImageFile
 
     with path.open("rb") as file:
         head = file.read(8)
@@ -99,6 +103,7 @@ def _opened(path: Path) -> "OpenPicture":
         b"\x89PNG\r\n\x1a\n": PngImageFile,
         b"\xff\xd8\xff": JpegImageFile,
         b"BM": BmpImageFile,
+        b"RIFF": WebPImageFile,
     }
     kind = next((kind for start, kind in kinds.items() if head.startswith(start)), None)
     if kind is None:

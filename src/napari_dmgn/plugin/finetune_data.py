@@ -141,7 +141,7 @@ class DataForm(QWidget):
         return page
 
     def _build_folder_pairs(self) -> QWidget:
-        self.input_field = FolderField("folder of pictures with noise", "Pictures with noise: PNG, JPEG or TIFF.")
+        self.input_field = FolderField("folder of pictures with noise", "With noise: PNG, JPEG, WebP, BMP, TIFF.")
         self.background_field = FolderField("folder of clean pictures", "The same pictures without noise.")
         self.match_box = QComboBox()
         self.match_box.setEditable(True)
@@ -170,7 +170,7 @@ class DataForm(QWidget):
         return page
 
     def _build_clean_folder(self) -> QWidget:
-        self.clean_field = FolderField("folder of clean pictures", "Pictures without noise: PNG, JPEG or TIFF.")
+        self.clean_field = FolderField("folder of clean pictures", "Without noise: PNG, JPEG, WebP, BMP, TIFF.")
         page = QWidget()
         _form(page).addRow("Clean", self.clean_field)
         return page
