@@ -69,6 +69,44 @@ def test_webp_and_bmp_are_read(tmp_path, name, options):
         assert back.rgb is (len(shape) == 3)
 
 
+def test_bmp_of_few_colours_is_read(tmp_path):
+    image = noise((7, 9), "u1") // 128 * 255
+    for mode in ("1", "P"):
+        Image.fromarray(image).convert(mode).save(tmp_path / "a.BMP")
+        back = read_image(tmp_path / "a.BMP").array
+        np.testing.assert_array_equal(back, image if back.ndim == 2 else np.stack([image] * 3, axis=-1))
+
+
+def test_what_lies_in_a_file_decides_not_its_extension(tmp_path):
+    image = noise((7, 5, 3), "u1")
+    for kind, options in (("BMP", {}), ("WEBP", {"lossless": True})):
+        Image.fromarray(image).save(tmp_path / "a.png", format=kind, **options)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.png").array, image)
+
+
+def test_a_resolution_of_0_is_none(tmp_path):
+    image = Image.fromarray(noise((7, 5, 3), "u1"))
+    image.save(tmp_path / "a.bmp", dpi=(300, 300))
+    assert read_image(tmp_path / "a.bmp").metadata["dpi"] == pytest.approx((300, 300), abs=0.1)
+    content = bytearray((tmp_path / "a.bmp").read_bytes())
+    content[42:46] = bytes(4)  # dots per metre, down
+    (tmp_path / "a.bmp").write_bytes(content)
+    assert "dpi" not in read_image(tmp_path / "a.bmp").metadata
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_exif_that_makes_no_sense_leaves_the_picture(tmp_path, name):
+    image = noise((7, 5, 3), "u1")
+    Image.fromarray(image).save(tmp_path / name, lossless=True, exif=b"Exif\0\0garbage of no kind")
+    np.testing.assert_array_equal(read_image(tmp_path / name).array, image)
+
+
+def test_a_jpeg_of_several_pictures_is_its_first(tmp_path):
+    frames = [Image.fromarray(np.full((8, 9, 3), level, np.uint8)) for level in (40, 200)]
+    frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert np.abs(read_image(tmp_path / "a.jpg").array.astype(int) - 40).max() < 3
+
+
 def test_webp_comes_upright_with_its_colour_profile(tmp_path):
     image, exif = noise((8, 12, 3), "u1"), Image.Exif()
     exif[0x0112] = 6
@@ -501,13 +539,16 @@ def broken_files(folder):
         content = (folder / name).read_bytes()
         cut = folder / name.replace("whole", "cut")
         cut.write_bytes(content[: len(content) // 2])
-        yield cut, "a broken"
+        yield cut, f"a broken {'WebP' if name.endswith('webp') else 'BMP'} image"
     (folder / "sound.webp").write_bytes(b"RIFF\x24\0\0\0WAVEfmt ")
     yield folder / "sound.webp", "not a WebP image"
     for name in ("moving.webp", "moving.png"):
         frames = [Image.fromarray(noise((8, 9, 3), "u1", seed)) for seed in range(3)]
         frames[0].save(folder / name, save_all=True, append_images=frames[1:])
         yield folder / name, "an animation of 3 pictures; wanted a single one"
+    deep = [Image.fromarray(noise((8, 9), "u2", seed)) for seed in range(3)]
+    deep[0].save(folder / "moving16.png", save_all=True, append_images=deep[1:])
+    yield folder / "moving16.png", "an animation of 3 pictures; wanted a single one"
 
 
 def test_a_file_that_is_no_image_is_named_in_one_line(tmp_path):

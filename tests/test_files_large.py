@@ -19,16 +19,31 @@ def noise(shape, dtype="u1"):
     return np.random.default_rng(3).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def save(path, image):
+    if path.suffix in (".webp", ".bmp"):
+        Image.fromarray(image).save(path)
+    else:
+        write_image(path, image)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
 def test_pictures_are_read_beyond_the_limit_of_pillow_which_stays(tmp_path, monkeypatch, name):
     """As with a mosaic of 13,500 x 13,500 pixels, which is beyond the limit as it comes."""
     image = noise((40, 50, 3))
-    write_image(tmp_path / name, image)
+    save(tmp_path / name, image)
     expected = read_image(tmp_path / name).array
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     np.testing.assert_array_equal(read_image(tmp_path / name).array, expected)
     with pytest.raises(Image.DecompressionBombError):
         Image.open(tmp_path / name)
+
+
+def test_webp_beyond_the_limit_of_pillow_is_refused_by_name(tmp_path, monkeypatch):
+    save(tmp_path / "a.webp", noise((40, 50, 3)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    words = r"a.webp': Image size \(2000 pixels\) exceeds limit of 200 pixels for WebP; wanted another format$"
+    with pytest.raises(ValueError, match=words):
+        read_image(tmp_path / "a.webp")
 
 
 def test_threads_read_beyond_the_limit_at_the_same_time(tmp_path, monkeypatch):
@@ -55,7 +70,7 @@ def claims(width, height, bits, kind):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("bits", "kind", "channels"), [(8, 0, 1), (8, 2, 3), (8, 6, 3), (16, 2, 3)])
+@pytest.mark.parametrize(("bits", "kind", "channels"), [(8, 0, 1), (8, 2, 3), (8, 6, 4), (16, 2, 3)])
 def test_a_header_that_claims_more_than_the_memory_is_one_line(tmp_path, bits, kind, channels):
     path = tmp_path / "bomb.png"
     path.write_bytes(claims(2**31 - 1, 2**31 - 1, bits, kind))
@@ -65,10 +80,10 @@ def test_a_header_that_claims_more_than_the_memory_is_one_line(tmp_path, bits, k
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a16.png", "a.tif"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a16.png", "a.tif", "a.webp", "a.bmp"])
 def test_a_whole_file_that_the_free_memory_does_not_hold_is_refused(tmp_path, monkeypatch, name):
     image = noise((40, 50, 3), "u2" if "16" in name else "u1")
-    write_image(tmp_path / name, image)
+    save(tmp_path / name, image)
     monkeypatch.setattr(room, "_free_memory", lambda: image.nbytes - 1)
     with pytest.raises(ValueError, match=r"40 x 50 x 3 values take .* of memory to read, "):
         read_image(tmp_path / name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_dmgn.cli.common import UsageError, check_absent, one_line
-from napari_dmgn.files import IMAGE_SUFFIXES, is_store
+from napari_dmgn.files import IMAGE_SUFFIXES, WRITTEN_SUFFIXES, is_store
 
 __all__ = ["Source", "check_results", "find_sources", "input_files", "result_path"]
 
@@ -139,9 +139,9 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def result_path(folder: Path, source: Path, part: str, *, store: bool = False) -> Path:
-    """Return a result's file: of the input's kind, or PNG where that would lose more (JPEG) or is not written."""
+    """Return a result's file: of the input's kind; PNG for JPEG, which would lose more, and for what is not written."""
     stem, suffix = source.stem, source.suffix
-    if suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp"):
+    if suffix.lower() in (".jpg", ".jpeg") or suffix.lower() in set(IMAGE_SUFFIXES).difference(WRITTEN_SUFFIXES):
         suffix = ".png"
     if store and suffix.lower() != ".zarr":  # a store by any name
         stem, suffix = source.name, ".zarr"
@@ -159,7 +159,8 @@ def check_results(results: Iterable[tuple[Path, Iterable[Path]]], *, inputs: Ite
     for source, targets in results:
         for target in targets:
             if target in owner:
-                raise UsageError(f"{str(owner[target])!r} and {str(source)!r} would both be written to {target}")
+                both = f"{str(owner[target])!r} and {str(source)!r} would both be written to {target}"
+                raise UsageError(f"{both}; give one of them, or one at a time")
             owner[target] = source
             if target.resolve() in sources:
                 raise UsageError(f"the result {str(target)!r} would replace an input")

@@ -19,6 +19,7 @@ from napari_dmgn.files.transposed import Transposed
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "WRITTEN_SUFFIXES",
     "Block",
     "ImageFile",
     "Transposed",
@@ -35,10 +36,12 @@ __all__ = [
     "write_image",
 ]
 
-_WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
-_KIND_OF_SUFFIX = _WRITTEN | {".webp": "WebP", ".bmp": "BMP"}
-IMAGE_SUFFIXES = tuple(_KIND_OF_SUFFIX)
-"""Extensions that are read. WebP and BMP are not written: what was made of such a file is a PNG or TIFF."""
+_KINDS_WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}
+_KINDS_READ = _KINDS_WRITTEN | {".webp": "WebP", ".bmp": "BMP"}
+IMAGE_SUFFIXES = tuple(_KINDS_READ)
+"""Extensions that are read."""
+WRITTEN_SUFFIXES = tuple(_KINDS_WRITTEN)
+"""Those of them that are written too."""
 _KIND_OF_HEAD = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -74,7 +77,7 @@ def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> Im
         of another kind, is an animation, or is larger than the free memory.
     """
     path = Path(path)
-    kind = _kind_of_name(path, "read", _KIND_OF_SUFFIX)
+    kind = _kind_of_name(path, "read", _KINDS_READ)
     try:
         with path.open("rb") as file:
             head = file.read(12)
@@ -89,7 +92,9 @@ def read_image(path: str | os.PathLike[str], *, series: int | None = None) -> Im
     if series is not None and found != "TIFF":
         raise ValueError(f"{str(path)!r} is a {found} image and has no series; got series {series}")
     try:
-        return read_tiff(path, series) if found == "TIFF" else (read_png if found == "PNG" else read_picture)(path)
+        if found == "TIFF":
+            return read_tiff(path, series)
+        return read_png(path) if found == "PNG" else read_picture(path, found)
     except (MemoryError, RefusedError):
         raise
     except Exception as error:  # decoders raise whatever broken bytes lead them to
@@ -121,7 +126,7 @@ def write_image(
         If the folder is missing or full. Nothing is left behind.
     """
     path = Path(path)
-    kind = _kind_of_name(path, "write", _WRITTEN)
+    kind = _kind_of_name(path, "write", _KINDS_WRITTEN)
     like = like or ImageFile(array=array)
     axes = axes_of(array, like)
     if rgb is None:

@@ -64,10 +64,10 @@ class Variation:
             drawn = (draw.uniform((len(subject),), 0, 1) * n).long().clamp(max=n - 1)
             behind = scenes[torch.where(draw.chance((len(subject),), 0.5), drawn, subject)]
             if self.colour_grading > 0:
-                # A subject of one colour before a rest of another looks as if both were superimposed.
+                # A subject of one colour before a rest of another passes for both superimposed where it is not learnt.
                 behind = _some(behind, _OWN_COLOURS, _filtered, draw)
             scenes = scenes.index_copy(0, subject, _before(scenes[subject], behind, draw))
-        # Neither draws anything at a share of 0: trainings without them go on as they began.
+        # As above, nothing is drawn at a share of 0: trainings without it go on as they began.
         if self.uneven_light > 0:
             scenes = _some(scenes, self.uneven_light, _lit, draw)
         return self._graded(scenes, draw)
