@@ -19,9 +19,6 @@ from napari_dmgn.synthesis.fields import DISPLAY_GAMMA, gaussian_blur, luminance
 
 __all__ = ["Variation"]
 
-_OWN_COLOURS = 0.5
-"""Share of the out-of-focus rests that are graded apart from the subject before them, where any picture is graded."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
@@ -37,8 +34,7 @@ class Variation:
     a pane reflects is added, and goes: outlines alone do not tell them apart."""
     colour_grading: float = 0.0
     """Share of the pictures whose tones and colours change as far as filters of photographs take them: curves of each
-    channel's own, blacks lifted to a colour, saturation from faint to strong. At any share above 0 half of what lies
-    out of focus behind a subject (`shallow_focus`) changes so too, apart from the subject."""
+    channel's own, blacks lifted to a colour, saturation from faint to strong."""
 
     def __bool__(self) -> bool:
         """Tell whether any picture changes."""
@@ -62,12 +58,9 @@ class Variation:
         subject = draw.chance((n,), self.shallow_focus).nonzero()[:, 0]
         if len(subject) > 0:
             drawn = (draw.uniform((len(subject),), 0, 1) * n).long().clamp(max=n - 1)
-            behind = scenes[torch.where(draw.chance((len(subject),), 0.5), drawn, subject)]
-            if self.colour_grading > 0:
-                # A subject of one colour before a rest of another passes for both superimposed where it is not learnt.
-                behind = _some(behind, _OWN_COLOURS, _filtered, draw)
-            scenes = scenes.index_copy(0, subject, _before(scenes[subject], behind, draw))
-        # As above, nothing is drawn at a share of 0: trainings without it go on as they began.
+            behind = torch.where(draw.chance((len(subject),), 0.5), drawn, subject)
+            scenes = scenes.index_copy(0, subject, _before(scenes[subject], scenes[behind], draw))
+        # Neither draws anything at a share of 0: trainings without them go on as they began.
         if self.uneven_light > 0:
             scenes = _some(scenes, self.uneven_light, _lit, draw)
         return self._graded(scenes, draw)

@@ -110,8 +110,7 @@ class TrainConfig:
     """Share of the clean pictures of which a part lies in the shade or in the sun: what is added to a scene is then
     learnt apart from the light that falls on it."""
     colour_grading: float = 0.0
-    """Share of the same pictures whose tones and colours change further, as far as filters of photographs take them;
-    at any share above 0 half of the rests of `shallow_focus` do, apart from their subjects."""
+    """Share of the same pictures whose tones and colours change further, as far as filters of photographs take them."""
     optimiser: str = "adamw"
     """"adamw", or "muon": Muon for the 3x3 convolutions between feature maps, AdamW for the rest."""
     learning_rate: float = 1e-3
