@@ -522,6 +522,10 @@ def broken_files(folder):
         cut = folder / name.replace("whole", "cut")
         cut.write_bytes(content[: len(content) // 2])
         yield cut, "a broken"
+    damaged = bytearray(whole.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    (folder / "damaged.png").write_bytes(damaged)
+    yield folder / "damaged.png", "a broken PNG image"
     text = folder / "x.png"
     text.write_text("hello, world")
     yield text, "not a PNG image (it starts with b'hello, w')"

@@ -71,6 +71,7 @@ def read_picture(path: Path, kind: str) -> ImageFile:
         # more, as bytes and as an array; WebP is decoded into bytes of its own besides.
         held = {1: 3, 3: 10, 4: 16}[channels] + (9 if kind == "WebP" else 0)
         check_room(path, (height, width, channels), height * width * held)
+        picture.load()  # raises where pixels are broken; a PNG's EXIF would load them, and nobody would hear of it
         orientation = _orientation(picture.getexif)
         metadata = _facts(picture, orientation)
         if orientation != 1:
@@ -121,6 +122,7 @@ def _opened(path: Path, kind: str) -> "OpenPicture":
     from PIL.PngImagePlugin import PngImageFile
     from PIL.WebPImagePlugin import WebPImageFile
 
+    kinds: dict[str, Callable[[Path], OpenPicture]]
     kinds = {"PNG": PngImageFile, "JPEG": JpegImageFile, "WebP": WebPImageFile, "BMP": BmpImageFile}
     try:
         return kinds[kind](path)
