@@ -12,7 +12,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Span", "Window", "downscale_factor", "halved", "spans", "widened", "windows"]
+__all__ = [
+    "MOST_ENLARGED",
+    "Span",
+    "Window",
+    "downscale_factor",
+    "ensemble_factor",
+    "halved",
+    "spans",
+    "widened",
+    "windows",
+]
+
+MOST_ENLARGED = 4
+"""Times that a second view of an image may be as large as the first."""
 
 
 def downscale_factor(asked: int | str, card: Mapping[str, Any], shape: tuple[int, int]) -> int:
@@ -33,6 +46,24 @@ def downscale_factor(asked: int | str, card: Mapping[str, Any], shape: tuple[int
     if not isinstance(side, int) or isinstance(side, bool) or side < 1:
         return 1
     return max(1, min(shape) // side)
+
+
+def ensemble_factor(asked: bool | str, card: Mapping[str, Any]) -> float | None:
+    """Return how much larger the second view of an image is, or None for one view.
+
+    Parameters
+    ----------
+    asked : bool or "auto"
+    card : mapping
+        Of the model. Its ``ensemble`` is the factor; with "auto" a model whose card tells none takes one view, and with
+        True a second one that is only mirrored.
+    """
+    told = card.get("ensemble")
+    good = isinstance(told, (int, float)) and not isinstance(told, bool) and 1 <= told <= MOST_ENLARGED
+    factor = float(told) if told is not None and good else None
+    if asked == "auto":
+        return factor
+    return (factor or 1.0) if asked else None
 
 
 @dataclass(frozen=True, kw_only=True)

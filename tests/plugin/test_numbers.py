@@ -195,6 +195,26 @@ def test_estimate_of_a_working_size(tiny_checkpoint):
     assert estimate.pace(*asked) == full
 
 
+def test_estimate_of_two_views(tiny_checkpoint):
+    source = capture(Image(np.zeros((1000, 1000), np.uint8), contrast_limits=(0, 1)))
+    asked = (tiny_checkpoint, "cpu", "float32")
+    assert estimate.pace(*asked, 1, 1.5) is None
+    report = {"device": "cpu", "precision": "float32", "windows": 1, "fallbacks": [], "ensemble": False}
+    estimate.remember(*asked, {**report, "seconds": 2.0}, 10**6)
+    assert estimate.pace(*asked, 1, 1.5).seconds == pytest.approx(2 * 3.25)
+    assert estimate.pace(*asked, 1, 1.0).seconds == pytest.approx(2 * 2)
+    assert estimate.pace(*asked, 2, 1.5).seconds > 2 * 3.25 / 4
+    one, two = (
+        estimate.estimate(source, (), np.dtype(np.uint8), estimate.pace(*asked), 1, enlarged)
+        for enlarged in (None, 1.5)
+    )
+    assert two.memory - one.memory == pytest.approx(10**6 * 4 * (13 + 23 * 2.25), rel=0.01)
+    # What was measured of two views counts for them only.
+    estimate.remember(*asked, {**report, "seconds": 5.0, "ensemble": 1.5}, 10**6)
+    assert estimate.pace(*asked, 1, 1.5).seconds == pytest.approx(5)
+    assert estimate.pace(*asked).seconds == pytest.approx(2)
+
+
 def test_less_memory_at_a_working_size():
     source = capture(Image(np.zeros((2000, 3000), np.uint8), contrast_limits=(0, 1)))
     known = estimate.Pace(seconds=1, device="cpu", precision="float32", bytes_per_pixel=280, strip_pixels=10**7)

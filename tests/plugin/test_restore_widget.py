@@ -202,6 +202,7 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
     widget.device_box.setCurrentText("CPU")
     widget.precision_box.setCurrentText("Full (float32)")
     widget.form.advanced_box.size_box.setCurrentText("1/3")
+    widget.form.advanced_box.views_box.setCurrentText("One")
     widget.tile_box.setCurrentText("Whole image")
     widget.output_boxes["noise"].setChecked(False)
     press(qtbot, widget.restore_button)
@@ -214,6 +215,7 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
         "device": "cpu",
         "precision": "float32",
         "downscale": 3,
+        "ensemble": False,
         "tile": None,
         "halo": "exact",
         "dtype": "same",
@@ -756,18 +758,22 @@ def test_estimate_of_a_part_tells_of_the_whole(viewer, open_widget, monkeypatch)
         assert f"{whole}{memory} MiB." in text
 
 
-def test_estimate_follows_the_working_size_and_the_card(viewer, open_widget, models, monkeypatch):
+def test_estimate_follows_working_size_views_and_the_card(viewer, open_widget, models, monkeypatch):
     from napari_dmgn.plugin import estimate
 
     sighted = dataclasses.replace(models.info, name="sighted", card={"working_side": 250}, shipped=False)
-    models.found.append(sighted)
+    models.found += [sighted, dataclasses.replace(sighted, name="two sighted", card={"ensemble": 1.5})]
     viewer.add_image(np.zeros((1000, 1000), np.uint8), name="s")
     widget = open_widget()
     box = widget.form.advanced_box.size_box
 
-    def pace(model, device, precision, factor):  # 80 s at full size
+    def pace(model, device, precision, factor, enlarged):  # 80 s at full size
         return estimate.Pace(
-            seconds=80 / factor, device="cpu", precision="float32", bytes_per_pixel=100, strip_pixels=10**6
+            seconds=80 / factor * (enlarged or 1),
+            device="cpu",
+            precision="float32",
+            bytes_per_pixel=100,
+            strip_pixels=10**6,
         )
 
     monkeypatch.setattr(estimate, "pace", pace)
@@ -782,6 +788,10 @@ def test_estimate_follows_the_working_size_and_the_card(viewer, open_widget, mod
         widget.model_box.setCurrentText(model)
         box.setCurrentText(size)
         assert widget.bar.estimate.text().startswith(f"About {seconds} s and "), (model, size)
+    widget.model_box.setCurrentText("two sighted")
+    for views, seconds in (("Automatic", 120), ("One", 80), ("Two", 120)):
+        widget.form.advanced_box.views_box.setCurrentText(views)
+        assert widget.bar.estimate.text().startswith(f"About {estimate.duration(seconds)} and "), views
 
 
 def test_masks_do_not_hide_what_came_of_the_run(make_napari_viewer, npe2pm, manifest, models, fake_restore, qtbot, cat):
@@ -948,6 +958,18 @@ def test_every_working_size_of_the_preferences_can_be_chosen(manifest, qtbot):
         assert str(start.downscale_setting()) == name
 
 
+def test_views_of_the_preferences_can_be_chosen(manifest, qtbot):
+    from napari_dmgn.plugin.advanced import VIEWS, AdvancedBox
+    from napari_dmgn.plugin.preferences import Preferences
+
+    offered = manifest.contributions.configurations["restore"].properties["ensemble"].enum
+    assert len(offered) == len(VIEWS)
+    for name, value in zip(offered, ("auto", True, False), strict=True):
+        box = AdvancedBox(Preferences(ensemble=name))
+        qtbot.addWidget(box)
+        assert box.values()["ensemble"] is value or box.values()["ensemble"] == value == "auto"
+
+
 def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, monkeypatch, tmp_path):
     from napari.settings import get_plugin_settings
 
@@ -960,8 +982,9 @@ def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, 
     page = get_plugin_settings("napari-dmgn").restore
     assert preferences.preferences() == preferences.Preferences()  # the manifest's defaults
     page.device, page.tile, page.output_type, page.keep_model = "cpu", "256", "float32", False
-    page.downscale = "3"
+    page.downscale, page.ensemble = "3", "off"
     found = preferences.preferences()
+    assert found.ensemble_setting() is False
     assert found.downscale_setting() == 3
     assert (found.device, found.tile_setting(), found.output_type, found.keep_model) == ("cpu", 256, "float32", False)
     assert str(zoo.models_folder()) == "/elsewhere"

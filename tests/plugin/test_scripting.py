@@ -267,6 +267,25 @@ def test_a_region_is_seen_at_the_size_of_its_whole(viewer, small_sighted, rainy)
     assert "--downscale" not in recipe.as_command(request)[0]  # of the whole file, where it is the same by itself
 
 
+@pytest.mark.parametrize("ensemble", ["auto", True, False])
+def test_two_views_are_in_a_recipe_where_they_were_chosen(viewer, two_sighted, rainy, tmp_path, ensemble):
+    layer = viewer.add_image(rainy, rgb=True, name="street")
+    request = Request(source=capture(layer), task="haze", model=two_sighted, ensemble=ensemble, **ENGINE)
+    text, command = recipe.as_python(request), shlex.split(recipe.as_command(request)[0])
+    assert ("ensemble" in text) == (ensemble != "auto")
+    if ensemble == "auto":
+        assert "--ensemble" not in command
+    else:
+        assert command[command.index("--ensemble") + 1] == ("on" if ensemble else "off")
+    exec(text, {"viewer": viewer})
+    expected = dmgn.restore(rainy, "haze", model=two_sighted, ensemble=ensemble, **ENGINE)
+    np.testing.assert_array_equal(viewer.layers["street background"].data, expected.background)
+    to_store = dataclasses.replace(request, store=tmp_path / "out.zarr")
+    command, heed = recipe.as_command(to_store)
+    assert "--ensemble" not in command  # which the command refuses there
+    assert ("once, not as the mean of two views" in heed) == (ensemble is not False)
+
+
 @pytest.mark.parametrize("there", ["results", "image"])
 def test_command_tells_that_stores_are_restored_at_full_size(viewer, small_sighted, tmp_path, monkeypatch, there):
     monkeypatch.setenv("NAPARI_DMGN_MODELS", str(small_sighted.parent))

@@ -15,7 +15,7 @@ from napari_dmgn.words import brief
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
 
-__all__ = ["check_downscale", "check_dtype", "check_engine", "check_task", "find_source"]
+__all__ = ["check_downscale", "check_dtype", "check_engine", "check_ensemble", "check_task", "find_source"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +60,15 @@ def check_downscale(downscale: object) -> int | str:
     if not _is_whole(downscale, 1):
         raise ValueError(f"downscale is 'auto' or a whole number >= 1; got {brief(downscale)}")
     return int(cast("int", downscale))
+
+
+def check_ensemble(ensemble: object) -> bool | str:
+    """Return whether two views of an image are restored, or "auto"."""
+    if _is_word(ensemble, "auto"):
+        return "auto"
+    if not isinstance(ensemble, (bool, np.bool_)):
+        raise ValueError(f"ensemble is 'auto', True or False; got {brief(ensemble)}")
+    return bool(ensemble)
 
 
 def _is_word(value: object, word: str) -> bool:

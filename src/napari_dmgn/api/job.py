@@ -1,7 +1,7 @@
 """A restoration at work: frames pass the engine in batches, and results fill up."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,10 +13,10 @@ import numpy as np
 from napari_dmgn import __version__, zoo
 from napari_dmgn.api.restoration import Events, Restoration, RestoreEvent
 from napari_dmgn.images import Array, FloatArray, IntensityRange, Layout, Picture, Results, find_ranges
-from napari_dmgn.tiling import downscale_factor
+from napari_dmgn.tiling import downscale_factor, ensemble_factor
 
 if TYPE_CHECKING:
-    from napari_dmgn.inference import Part
+    from napari_dmgn.inference import Part, Planes, Step
     from napari_dmgn.model.config import NetworkConfig
     from napari_dmgn.model.descriptor import Model
 
@@ -50,6 +50,7 @@ class Job:
     device: str
     engine: Mapping[str, Any]
     downscale: int | str
+    ensemble: bool | str
     layer: Any = None
 
     def events(self) -> Events:
@@ -58,7 +59,7 @@ class Job:
 
         started = time.perf_counter()
         model = self._load_model()
-        downscale = downscale_factor(self.downscale, model.metadata.card, self.layout.frame_shape)
+        views = self._views(model)
         ranges = find_ranges(self.image, self.layout, self.wanted_range)
         results = self.results
         reports: list[dict[str, Any]] = []
@@ -67,9 +68,9 @@ class Job:
         with reused():  # from batch to batch, too
             for number, indices in enumerate(together):
                 batch = _Batch(self.image, self.layout, indices, ranges, results)
-                report, steps = yield from self._infer(model, batch, downscale, number, len(together))
+                report, steps = yield from self._infer(model, batch, views, number, len(together))
                 reports.append(report)
-        provenance = self._provenance(model, downscale, ranges, results, reports)
+        provenance = self._provenance(model, views, ranges, results, reports)
         provenance["seconds"] = round(time.perf_counter() - started, 3)
         restoration = Restoration(
             background=results.background,
@@ -88,16 +89,22 @@ class Job:
             return zoo.shared_model(self.source.path, device=self.device)
         return self.source
 
+    def _views(self, model: "Model") -> "_Views":
+        card = model.metadata.card
+        return _Views(
+            downscale=downscale_factor(self.downscale, card, self.layout.frame_shape),
+            enlarged=ensemble_factor(self.ensemble, card),
+        )
+
     def _infer(
-        self, model: "Model", batch: "_Batch", downscale: int, number: int, count: int
+        self, model: "Model", batch: "_Batch", views: "_Views", number: int, count: int
     ) -> "Generator[RestoreEvent, None, tuple[dict[str, Any], int]]":
         """Pass the steps of some frames on as events of all; return their report and how many there were."""
-        from napari_dmgn.inference import Planes, iter_infer, iter_infer_reduced
+        from napari_dmgn.inference import Planes
 
         total = 0
-        infer = iter_infer if downscale == 1 else partial(iter_infer_reduced, downscale=downscale)
         # closing(): a caller who stops frees the network's memory here and now.
-        with closing(infer(model, batch, sink=batch, **self.engine)) as steps:
+        with closing(views.infer()(model, batch, sink=batch, **self.engine)) as steps:
             for step in steps:
                 if isinstance(step, Planes):
                     return step.report, total
@@ -113,7 +120,7 @@ class Job:
     def _provenance(
         self,
         model: "Model",
-        downscale: int,
+        views: "_Views",
         ranges: tuple[tuple[float, float], ...],
         results: Results,
         reports: list[dict[str, Any]],
@@ -135,7 +142,8 @@ class Job:
             "precision": last["precision"],
             "tile": last["tile"],
             "halo": last["halo"],
-            "downscale": downscale,
+            "downscale": views.downscale,
+            "ensemble": views.enlarged or False,
             **({"halo_error": max(errors)} if errors else {}),
             "windows": sum(int(report["windows"]) for report in reports),
             "fallbacks": list(dict.fromkeys(text for report in reports for text in report["fallbacks"])),
@@ -146,6 +154,21 @@ class Job:
             "clipped_pixels": results.clipped_pixels,
             "nonfinite_pixels": results.nonfinite_pixels,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Views:
+    """At which sizes the network sees an image: smaller by `downscale`, and from there `enlarged` for a second view."""
+
+    downscale: int
+    enlarged: float | None
+
+    def infer(self) -> "Callable[..., Generator[Step | Planes, None, None]]":
+        """Return what restores planes so, called like `iter_infer`."""
+        from napari_dmgn.inference import iter_infer, iter_infer_ensemble, iter_infer_reduced
+
+        seen = iter_infer if self.enlarged is None else partial(iter_infer_ensemble, enlarged=self.enlarged)
+        return seen if self.downscale == 1 else partial(iter_infer_reduced, downscale=self.downscale, infer=seen)
 
 
 class _Batch:

@@ -13,6 +13,7 @@ from typing import Any
 from napari_dmgn.cli.common import (
     add_json_option,
     add_model_options,
+    ensemble_word,
     model_arguments,
     positive,
     print_json,
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=size, nargs="+", default=[(1024, 1024)], metavar="WIDTHxHEIGHT", help="default: 1024x1024"
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="timed runs (default: 5)")
-    add_model_options(parser, downscale=1)  # what is measured is the network
+    add_model_options(parser, downscale=1, ensemble=False)  # what is measured is the network
     several = parser.add_argument_group("several cases", "every combination is measured, each in a process of its own")
     several.add_argument("--models", nargs="+", metavar="NAME|PATH", help="in place of --model")
     several.add_argument("--devices", nargs="+", metavar="DEVICE", help="in place of --device")
@@ -71,7 +72,7 @@ def _in_a_process(args: argparse.Namespace, case: dict[str, Any]) -> dict[str, A
     """Measure a case where no other has left its memory behind."""
     width, height = case["size"]
     words = ["benchmark", "--json", "--repeat", str(args.repeat), "--halo", str(args.halo)]
-    words += ["--downscale", str(args.downscale)]
+    words += ["--downscale", str(args.downscale), "--ensemble", ensemble_word(args.ensemble)]
     words += [] if args.task is None else ["--task", args.task]
     words += ["--size", f"{width}x{height}", "--device", case["device"], "--precision", case["precision"]]
     words += ["--tile", "none" if case["tile"] is None else str(case["tile"])]
@@ -126,6 +127,7 @@ def _report(megapixels: float, times: list[float], provenance: dict[str, Any]) -
         "precision": provenance["precision"],
         "tile": provenance["tile"],
         "downscale": provenance["downscale"],
+        "ensemble": provenance["ensemble"],
         "model": provenance["model"],
         "sha256": provenance["sha256"],
         "torch": torch.__version__,
@@ -161,7 +163,7 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['width']} x {report['height']} ({report['megapixels']:.2f} megapixels), "
         f"model {report['model']}, {report['device']}, {report['precision']}, "
         f"{report['threads']} threads, torch {report['torch']}"
-        f"{_smaller(report['downscale'])}\n"
+        f"{_smaller(report['downscale'])}{_twice(report['ensemble'])}\n"
         f"min {report['seconds_min']:.3f} s, median {report['seconds_median']:.3f} s "
         f"of {report['repeat']} runs; "
         f"{report['megapixels_per_second']:.2f} megapixels/s; "
@@ -171,6 +173,10 @@ def _print(report: dict[str, Any]) -> None:
 
 def _smaller(factor: int) -> str:
     return f", the network sees it {factor} times smaller" if factor > 1 else ""
+
+
+def _twice(factor: float | bool) -> str:
+    return f", and a copy {factor:g} times as large" if factor else ""
 
 
 def _print_row(report: dict[str, Any], *, heading: bool) -> None:

@@ -36,8 +36,10 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, downscale: int | str = "auto") -> None:
-    """Add the options that say which network runs, and how; `downscale` is a default."""
+def add_model_options(
+    parser: argparse.ArgumentParser, *, downscale: int | str = "auto", ensemble: bool | str = "auto"
+) -> None:
+    """Add the options that say which network runs, and how; `downscale` and `ensemble` are defaults."""
     parser.add_argument(
         "--task", choices=TASKS, help="what to remove (default: what --model was trained for, else rain)"
     )
@@ -54,21 +56,30 @@ def add_model_options(parser: argparse.ArgumentParser, *, downscale: int | str =
         help="pixels that a window reads beyond what it writes; used with a number as --tile, and for OME-Zarr "
         "(strips need none; default: exact)",
     )  # fmt: skip
-    add_downscale_option(parser, downscale)
+    add_view_options(parser, downscale=downscale, ensemble=ensemble)
 
 
-def add_downscale_option(parser: argparse.ArgumentParser, default: int | str = "auto") -> None:
-    """Add the option that lets the network see a smaller copy."""
+def add_view_options(
+    parser: argparse.ArgumentParser, *, downscale: int | str = "auto", ensemble: bool | str = "auto"
+) -> None:
+    """Add the options that say at which sizes the network sees an image, with their defaults."""
     parser.add_argument(
-        "--downscale", type=_downscale, default=default, metavar="auto|N",
+        "--downscale", type=_downscale, default=downscale, metavar="auto|N",
         help="let the network see the image N times smaller, and carry the result back to all pixels: for haze and "
-        f"reflections in large images, not for rain; auto: as the model's card says (default: {default})",
+        f"reflections in large images, not for rain; auto: as the model's card says (default: {downscale})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ensemble", type=_ensemble, default=ensemble, metavar="auto|on|off",
+        help="restore a mirrored, enlarged copy of the image, too, and take the mean of both: better, and slower; "
+        f"auto: as the model's card says (default: {ensemble_word(ensemble)})",
     )  # fmt: skip
 
 
 def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_model_options` as keyword arguments of `restore`."""
-    named = {name: getattr(args, name) for name in ("model", "device", "precision", "tile", "halo", "downscale")}
+    named = {
+        name: getattr(args, name) for name in ("model", "device", "precision", "tile", "halo", "downscale", "ensemble")
+    }
     return {"task": task_of(args), **named}
 
 
@@ -133,6 +144,18 @@ def halo(text: str) -> str | int:
 
 def _downscale(text: str) -> str | int:
     return text if text == "auto" else _whole_number(text, least=1, others="auto or ")
+
+
+def _ensemble(text: str) -> bool | str:
+    found = {ensemble_word(value): value for value in ("auto", True, False)}
+    if text not in found:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither {', '.join(list(found)[:-1])} nor {list(found)[-1]}")
+    return found[text]
+
+
+def ensemble_word(ensemble: bool | str) -> str:
+    """Put the setting of `restore` into the word that the option takes."""
+    return ensemble if isinstance(ensemble, str) else {True: "on", False: "off"}[ensemble]
 
 
 def whole(text: str) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 
 from napari_dmgn.cli.common import (
     UsageError,
-    add_downscale_option,
     add_json_option,
     add_output_options,
+    add_view_options,
     check_folder,
     halo,
     named,
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=("auto", "bf16", "float32"), default="auto", help="default: auto")
     parser.add_argument("--tile", type=tile, default="auto", metavar="auto|none|N", help="as in restore")
     parser.add_argument("--halo", type=halo, default="exact", metavar="exact|N", help="as in restore")
-    add_downscale_option(parser)
+    add_view_options(parser)
     parser.add_argument(
         "--rows", type=positive, default=6, metavar="N", help="pictures of each set on the sheet (default: 6)"
     )
@@ -169,7 +169,7 @@ def _evaluate(sets: "list[PairSet]", args: argparse.Namespace) -> "tuple[Evaluat
 
     from napari_dmgn.evaluation import iter_evaluate
 
-    engine = {name: getattr(args, name) for name in ("device", "precision", "tile", "halo", "downscale")}
+    engine = {name: getattr(args, name) for name in ("device", "precision", "tile", "halo", "downscale", "ensemble")}
     events = iter_evaluate(sets, args.model, protocol=args.protocol, limit=args.limit, **engine)
     sheet = _Sheet({one.name: len(one.first(args.limit).items) for one in sets}, args.rows)
     bar = tqdm(desc="evaluate", unit="picture", leave=False, disable=not sys.stderr.isatty())

@@ -132,7 +132,7 @@ class StoreJob(Job):
         """Restore and write; return the report."""
         args = self.args
         arguments = model_arguments(args)
-        del arguments["downscale"]  # `job_of` has seen to it that it asks for nothing
+        del arguments["downscale"], arguments["ensemble"]  # `job_of` has seen to it that they ask for nothing
         source = Input(
             path=str(self.source.absolute()), level=args.level, rgb=False if _axes_are_the_files(args) else args.rgb
         )
@@ -187,6 +187,8 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
             raise UsageError("--masks is for results in files; OME-Zarr results have no masks")
         if args.downscale not in ("auto", 1):
             raise UsageError("--downscale is for results in files; OME-Zarr images are restored at full size")
+        if args.ensemble is True:
+            raise UsageError("--ensemble is for results in files; OME-Zarr images are restored once, window by window")
         if args.series is not None:
             raise UsageError("--series is for TIFF images whose results are files, not OME-Zarr")
         if args.level and not store:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.model.cost import cost
-from napari_dmgn.tiling import downscale_factor
+from napari_dmgn.tiling import downscale_factor, ensemble_factor
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -49,6 +49,7 @@ def method_of_model(
     tile: int | str | None = "auto",
     halo: int | str = "exact",
     downscale: int | str = "auto",
+    ensemble: bool | str = "auto",
 ) -> Method:
     """Return a model as a method; it is loaded now.
 
@@ -60,14 +61,14 @@ def method_of_model(
         There is no such model or device, or another argument is wrong.
     """
     from napari_dmgn.api import restore
-    from napari_dmgn.api.arguments import check_downscale, check_engine
+    from napari_dmgn.api.arguments import check_downscale, check_engine, check_ensemble
     from napari_dmgn.devices import resolve_precision
     from napari_dmgn.zoo import shared_model
 
     loaded = shared_model(model, device=device) if isinstance(model, (str, Path)) else model
     metadata = loaded.metadata
     resolved = check_engine(device, precision, tile, halo)
-    asked = check_downscale(downscale)
+    asked, views = check_downscale(downscale), check_ensemble(ensemble)
 
     def run(picture: Array) -> Array:
         # A range that no picture's own extremes move: what is black and white is the same for all.
@@ -83,12 +84,17 @@ def method_of_model(
             tile=tile,
             halo=halo,
             downscale=asked,
+            ensemble=views,
         ).background
         return background if background.dtype.kind == "u" else np.clip(background, 0, 1)
 
     def gmac(height: int, width: int) -> float:
         factor = downscale_factor(asked, metadata.card, (height, width))
-        return cost(loaded.config, -(-height // factor), -(-width // factor)).macs / 1e9
+        seen = -(-height // factor), -(-width // factor)
+        macs = cost(loaded.config, *seen).macs
+        if (enlarged := ensemble_factor(views, metadata.card)) is not None:
+            macs += cost(loaded.config, *(round(side * enlarged) for side in seen)).macs
+        return macs / 1e9
 
     return Method(
         name=metadata.name,
@@ -101,6 +107,7 @@ def method_of_model(
             "device": resolved,
             "precision": resolve_precision(precision, resolved),
             "downscale": asked,
+            "ensemble": views,
             "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
             "gmac_256": round(cost(loaded.config, 256, 256).macs / 1e9, 3),
         },

@@ -71,6 +71,7 @@ def evaluate(
     tile: int | str | None = "auto",
     halo: int | str = "exact",
     downscale: int | str = "auto",
+    ensemble: bool | str = "auto",
     progress: Callable[[EvaluationEvent], object] | None = None,
 ) -> Evaluation:
     """Score models on pairs of pictures with and without noise.
@@ -86,7 +87,7 @@ def evaluate(
     task : what is to be removed, for data that does not say so; None is rain
     protocol : a key of `metrics.PROTOCOLS`; None is that of the data
     limit : pairs to take of each part of each set; None takes all
-    device, precision, tile, halo, downscale : as in `restore`
+    device, precision, tile, halo, downscale, ensemble : as in `restore`
     progress : called with an `EvaluationEvent` after every pair
 
     Returns
@@ -111,6 +112,7 @@ def evaluate(
         tile=tile,
         halo=halo,
         downscale=downscale,
+        ensemble=ensemble,
     )
     with closing(events):  # also where `progress` raises
         for event in events:
@@ -133,6 +135,7 @@ def iter_evaluate(
     tile: int | str | None = "auto",
     halo: int | str = "exact",
     downscale: int | str = "auto",
+    ensemble: bool | str = "auto",
 ) -> Events:
     """Evaluate pair by pair, as `evaluate` does, in steps that a caller can stop.
 
@@ -143,7 +146,8 @@ def iter_evaluate(
     if limit is not None and not (isinstance(limit, (int, np.integer)) and limit is not True and limit >= 1):
         raise ValueError(f"limit is {limit!r}; wanted 1 or more pairs")
     sets = [one.scored_by(protocol).first(limit) for one in told_apart(_sets(data, task))]
-    engine = {"device": device, "precision": precision, "tile": tile, "halo": halo, "downscale": downscale}
+    engine = {"device": device, "precision": precision, "tile": tile, "halo": halo}
+    engine |= {"downscale": downscale, "ensemble": ensemble}
     chosen = _methods(model, sets, engine)
     return _events(sets, chosen)
 

@@ -26,7 +26,7 @@ from napari_dmgn.inference.work import Job, Work, begin, pieces
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
 
-__all__ = ["iter_infer"]
+__all__ = ["count_steps", "iter_infer"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,27 @@ def iter_infer(
     """
     if len(batch.shape) != 4 or batch.shape[1] != 3 or batch.shape[0] < 1:
         raise ValueError(f"batch has shape {batch.shape}; wanted (N, 3, H, W), not empty")
-    n, _, h, w = batch.shape
+    made = _plan(model, batch.shape, device=device, precision=precision, tile=tile, halo=halo)
+    return _run(model, batch, made, masks, sink)
+
+
+def count_steps(
+    model: Model,
+    shape: tuple[int, ...],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    tile: int | str | None = "auto",
+    halo: int | str = "exact",
+) -> int:
+    """Return the steps in which `iter_infer` restores (N, 3, H, W) planes, if the memory suffices."""
+    return 2 * pieces(_plan(model, shape, device=device, precision=precision, tile=tile, halo=halo))
+
+
+def _plan(
+    model: Model, shape: tuple[int, ...], *, device: str, precision: str, tile: int | str | None, halo: int | str
+) -> Plan:
+    n, _, h, w = shape
     made = plan(
         model,
         (h, w),
@@ -82,7 +102,7 @@ def iter_infer(
     if not model.config.exact_tiles and made.tile is not None:
         whole = plan(model, (h, w), device=device, precision=precision, tile=None)
         made = replace(whole, strip=made.tile)
-    return _run(model, batch, made, masks, sink)
+    return made
 
 
 def _run(
@@ -113,7 +133,7 @@ def _work(job: Job) -> Generator[Step, None, None]:
                 work = _smaller(job, work, failure)
                 continue
             done += 1
-            yield Step(done=done, total=done + work.left + (pieces(job) if phase == 1 else 0))
+            yield Step(done=done, total=done + work.left + (pieces(job.plan) if phase == 1 else 0))
         if phase == 1:
             assert job.sums is not None
             job.known = phases.gains(job.model, job.sums)
@@ -157,7 +177,7 @@ def _report(job: Job) -> dict[str, Any]:
         "precision": made.precision,
         "tile": made.tile if made.strip is None else made.strip,
         "halo": made.halo,
-        "windows": pieces(job),
+        "windows": pieces(job.plan),
         "fallbacks": job.fallbacks,
     }
     if job.errors:

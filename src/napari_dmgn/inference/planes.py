@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMAGES", "Collector", "Mask", "Part", "Pixels", "Planes", "Sink", "Step", "finished"]
+__all__ = ["IMAGES", "Collector", "Mask", "Part", "Pixels", "Planes", "Sink", "Step", "finished", "whole_mask"]
 
 FloatArray = NDArray[np.float32]
 
@@ -144,3 +144,9 @@ def finished(n: int, kept: Collector | None, *, masks: bool, report: dict[str, A
             background=none, coarse=none, noise=none, noise_map=none[:, 0], masks={} if masks else None, report=report
         )
     return Planes(**kept.images, noise_map=kept.noise_map, masks=kept.masks if masks else None, report=report)
+
+
+def whole_mask(values: FloatArray) -> Mask:
+    """Return (N, h, w) values as a mask that is complete."""
+    h, w = values.shape[1:]
+    return Mask(rows=(0, h), columns=(0, w), size=(h, w), values=values)

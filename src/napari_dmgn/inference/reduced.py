@@ -11,7 +11,7 @@ noise, such as rain streaks, has no such maps.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_dmgn.inference.engine import iter_infer
-from napari_dmgn.inference.planes import Collector, Mask, Part, Pixels, Planes, Sink, Step, finished
+from napari_dmgn.inference.planes import Collector, Part, Pixels, Planes, Sink, Step, finished, whole_mask
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -41,6 +41,7 @@ def iter_infer_reduced(
     batch: Pixels,
     *,
     downscale: int,
+    infer: Callable[..., Generator[Step | Planes, None, None]] | None = None,
     sink: Sink | None = None,
     **engine: Any,
 ) -> Generator[Step | Planes, None, None]:
@@ -54,6 +55,8 @@ def iter_infer_reduced(
     downscale : int
         2 or more. Side of the blocks of which the network sees the means; those at the lower and right border
         may be smaller.
+    infer : callable or None
+        What restores the smaller copy, called and iterated like `iter_infer`; None is that.
     sink : Sink or None
         As in `iter_infer`.
     **engine
@@ -64,7 +67,7 @@ def iter_infer_reduced(
     small = _means(batch, factor)
     strips = list(_strips((n, h, w), factor))
     done, planes = 0, None
-    with closing(iter_infer(model, small.numpy(), **engine)) as steps:
+    with closing((infer or iter_infer)(model, small.numpy(), **engine)) as steps:
         for item in steps:
             if isinstance(item, Planes):
                 planes = item
@@ -127,7 +130,7 @@ class _Enlarger:
             coarse=coarse,
             noise=maps[:, 12:15].numpy(),
             noise_map=maps[:, 15].numpy(),
-            masks={name: _whole(mask) for name, mask in self._masks.items()} if masks else {},
+            masks={name: whole_mask(mask) for name, mask in self._masks.items()} if masks else {},
         )
 
     def _enlarged(self, first: int, last: int) -> Tensor:
@@ -169,8 +172,3 @@ def _mean(x: Tensor) -> Tensor:
     side = 2 * _RADIUS + 1
     down = F.avg_pool2d(x, (side, 1), stride=1, padding=(_RADIUS, 0), count_include_pad=False)
     return F.avg_pool2d(down, (1, side), stride=1, padding=(0, _RADIUS), count_include_pad=False)
-
-
-def _whole(mask: np.ndarray[Any, np.dtype[np.float32]]) -> Mask:
-    h, w = mask.shape[1:]
-    return Mask(rows=(0, h), columns=(0, w), size=(h, w), values=mask)

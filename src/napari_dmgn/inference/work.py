@@ -91,9 +91,8 @@ def begin(job: Job) -> Work:
     return WindowWork(job) if job.plan.strip is None else StripWork(job, job.plan.strip)
 
 
-def pieces(job: Job) -> int:
-    """Number of pieces in a phase, as the plan has it."""
-    made = job.plan
+def pieces(made: Plan) -> int:
+    """Number of pieces in a phase, as a plan has it."""
     return len(made.parts) if made.strip is None else -(-made.parts[0].rows.paste[1] // made.strip)
 
 

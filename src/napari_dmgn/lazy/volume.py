@@ -130,6 +130,7 @@ def describe(
         "tile": cut.tile,
         "halo": cut.halo,
         "downscale": 1,
+        "ensemble": False,
         "windows": len(batches(layout, chosen.config)) * len(cut.rows) * len(cut.columns),
         "fallbacks": [] if chosen.config.exact_tiles or cut.tile is None else [_APPROXIMATE],
         "shape": list(shape),

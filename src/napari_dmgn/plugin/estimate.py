@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_dmgn.plugin.source import Source
 from napari_dmgn.plugin.volumes import result_shape
-from napari_dmgn.tiling import downscale_factor
+from napari_dmgn.tiling import downscale_factor, ensemble_factor
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -41,6 +41,8 @@ _MEASURED_SIDE = 512
 # To carry the results of a smaller image back to all pixels, which one core of a CPU does: seconds per million pixels,
 # bytes per pixel of a strip, pixels of a strip, and bytes per pixel of the smaller image.
 _CARRIED_SECONDS, _CARRIED_BYTES, _CARRIED_PIXELS, _SMALL_BYTES = 0.3, 200, 1 << 20, 60
+# Of two views: float32 values that are kept of a pixel of the image as it is, and of its copy.
+_OWN_VALUES, _COPY_VALUES = 13, 23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,10 @@ def duration(seconds: float) -> str:
 def estimate_request(request: Request, source: Source, card: Mapping[str, Any]) -> Estimate:
     """Estimate what a request for a source takes, by the card of its model."""
     factor = working_factor(request.downscale, card, source)
-    known = pace(request.model, request.device, request.precision, factor)
+    enlarged = ensemble_factor(request.ensemble, card)
+    known = pace(request.model, request.device, request.precision, factor, enlarged)
     kept = () if request.store is not None else request.outputs
-    return estimate(source, kept, request.result_type(), known, factor)
+    return estimate(source, kept, request.result_type(), known, factor, enlarged)
 
 
 def working_factor(downscale: str | int, card: Mapping[str, Any], source: Source) -> int:
@@ -108,7 +111,12 @@ def working_factor(downscale: str | int, card: Mapping[str, Any], source: Source
 
 
 def estimate(
-    source: Source, outputs: Collection[str], dtype: np.dtype[Any], known: Pace | None, downscale: int = 1
+    source: Source,
+    outputs: Collection[str],
+    dtype: np.dtype[Any],
+    known: Pace | None,
+    downscale: int = 1,
+    enlarged: float | None = None,
 ) -> Estimate:
     """Estimate a run.
 
@@ -119,6 +127,7 @@ def estimate(
     dtype : of background and coarse
     known : the pace of the model at this working size, if it was measured
     downscale : factor by which the image is made smaller for the network
+    enlarged : how much larger a second view is, if there is one
     """
     sizes = {"background": dtype.itemsize, "coarse": dtype.itemsize}
     memory = sum(math.prod(result_shape(source, output)) * sizes.get(output, 4) for output in outputs)
@@ -132,6 +141,8 @@ def estimate(
     working = min(seen, known.strip_pixels) * known.bytes_per_pixel
     if downscale > 1:  # first the network is at work, then its results are carried back
         working = max(working, min(source.frame_pixels, _CARRIED_PIXELS) * _CARRIED_BYTES) + seen * _SMALL_BYTES
+    if enlarged is not None:
+        working += seen * 4 * (_OWN_VALUES + _COPY_VALUES * enlarged**2)
     memory += int(working)
     seconds = known.seconds * source.frames * source.frame_pixels / 1e6
     return Estimate(seconds=seconds, memory=memory)
@@ -144,18 +155,24 @@ def speed_file() -> Path:
     return Path(platformdirs.user_cache_dir("napari-dmgn", appauthor=False)) / "speed.json"
 
 
-def pace(model: Path | None, device: str, precision: str, downscale: int = 1) -> Pace | None:
+def pace(
+    model: Path | None, device: str, precision: str, downscale: int = 1, enlarged: float | None = None
+) -> Pace | None:
     """Return what is known of a model with these settings ("auto" is the last run with them).
 
-    Of a working size at which there was no run, the pace is reckoned from that at full size.
+    Of a working size, or of two views, with which there was no run, the pace is reckoned from that at full size.
     """
     try:
-        return Pace(**_read()[_key(model, device, precision, downscale)])
+        return Pace(**_read()[_key(model, device, precision, downscale, enlarged)])
     except (KeyError, TypeError):
-        if downscale == 1:
+        if downscale == 1 and enlarged is None:
             return None
     full = pace(model, device, precision)
-    return full and replace(full, seconds=full.seconds / downscale**2 + _CARRIED_SECONDS)
+    if full is None:
+        return None
+    views = 1.0 if enlarged is None else 1 + enlarged**2
+    carried = _CARRIED_SECONDS if downscale > 1 else 0.0
+    return replace(full, seconds=full.seconds * views / downscale**2 + carried)
 
 
 def remember(model: Path | None, device: str, precision: str, report: Mapping[str, Any], pixels: int) -> None:
@@ -180,7 +197,8 @@ def measure(model: Path, device: str, precision: str) -> Pace:
     picture = rng.integers(0, 256, (_MEASURED_SIDE, _MEASURED_SIDE, 3), np.uint8)
     report: Mapping[str, Any] = {}
     for _ in range(2):
-        report = api.restore(picture, model=model, device=device, precision=precision, downscale=1).provenance
+        settings: dict[str, Any] = {"device": device, "precision": precision, "downscale": 1, "ensemble": False}
+        report = api.restore(picture, model=model, **settings).provenance
     _write(model, device, precision, report, float(report["seconds"]) / _MEASURED_SIDE**2 * 1e6)
     found = pace(model, device, precision)
     if found is None:
@@ -199,7 +217,7 @@ def _write(model: Path | None, device: str, precision: str, report: Mapping[str,
     }
     everything = _read()
     for asked in ((device, precision), (str(report["device"]), str(report["precision"]))):
-        everything[_key(model, *asked, report.get("downscale", 1))] = found
+        everything[_key(model, *asked, report.get("downscale", 1), report.get("ensemble") or None)] = found
     try:
         path = speed_file()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -229,10 +247,11 @@ def _memory(model: Path, device: str, precision: str) -> dict[str, float]:
     }
 
 
-def _key(model: Path | None, device: str, precision: str, downscale: int) -> str:
+def _key(model: Path | None, device: str, precision: str, downscale: int, enlarged: float | None = None) -> str:
     size = model.stat().st_size if model is not None and model.is_file() else 0
     name = "" if model is None else model.name
-    return f"{name} {size} {device} {precision}{f' 1/{downscale}' if downscale > 1 else ''}"
+    views = "" if enlarged is None else f" and {enlarged:g}"
+    return f"{name} {size} {device} {precision}{f' 1/{downscale}' if downscale > 1 else ''}{views}"
 
 
 def _read() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from napari_dmgn import zoo
 from napari_dmgn.images import find_ranges, read_layout
 from napari_dmgn.plugin import estimate
 from napari_dmgn.plugin.worker import Request
+from napari_dmgn.tiling import ensemble_factor
 
 __all__ = ["as_command", "as_python"]
 
@@ -19,6 +20,7 @@ _DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "precision": "auto",
     "downscale": "auto",
+    "ensemble": "auto",
     "tile": "auto",
     "halo": "exact",
     "dtype": "same",
@@ -73,6 +75,8 @@ def as_command(request: Request) -> tuple[str, str]:
     to_store = _is_of_stores(request)
     if request.downscale != "auto" and not to_store:
         words += ["--downscale", str(request.downscale)]
+    if request.ensemble != "auto" and not to_store:
+        words += ["--ensemble", "on" if request.ensemble else "off"]
     if request.tile != "auto":
         words += ["--tile", "none" if request.tile is None else str(request.tile)]
     if request.intensity_range != "auto":
@@ -91,6 +95,8 @@ def as_command(request: Request) -> tuple[str, str]:
         notes.append("The command restores the whole file, not the region.")
     if to_store and estimate.working_factor(request.downscale, request.card(), source) > 1:
         notes.append("The command restores OME-Zarr at full size, not at the working size.")
+    if to_store and ensemble_factor(request.ensemble, request.card()) is not None:
+        notes.append("The command restores OME-Zarr once, not as the mean of two views.")
     return " ".join(shlex.quote(word) for word in words), " ".join(notes)
 
 

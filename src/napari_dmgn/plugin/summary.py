@@ -45,6 +45,8 @@ def summary(name: str, outcome: Restored, *, gone: bool) -> str:
         parts.append(f" on {str(provenance['device']).upper()}")
     if (factor := provenance.get("downscale", 1)) > 1:
         parts.append(f", the network at 1/{factor} size")
+    if provenance.get("ensemble"):
+        parts.append(", as the mean of two views")
     parts.append(".")
     for key, what in (("clipped_pixels", "clipped to the data type"), ("nonfinite_pixels", "NaN or infinite")):
         if provenance.get(key):

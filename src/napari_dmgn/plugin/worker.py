@@ -63,6 +63,7 @@ class Request:
     device: str = "auto"
     precision: str = "auto"
     downscale: str | int = "auto"
+    ensemble: bool | str = "auto"
     tile: str | int | None = "auto"
     halo: str | int = "exact"
     dtype: str = "same"
@@ -79,7 +80,7 @@ class Request:
 
     def engine(self) -> dict[str, Any]:
         """Return the settings of `restore` that are not about the image."""
-        names = ("device", "precision", "tile", "halo", "masks", "dtype")
+        names = ("device", "precision", "ensemble", "tile", "halo", "masks", "dtype")
         return {name: getattr(self, name) for name in names} | {"downscale": self._downscale()}
 
     def _downscale(self) -> str | int:
