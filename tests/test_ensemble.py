@@ -119,6 +119,19 @@ def test_the_report_is_of_both_views(monkeypatch, model, batch):
     assert report == {"windows": 2, "fallbacks": ["91", "182"], "halo_error": 1 / 91}
 
 
+def test_memory_that_ran_out_is_told_as_such(monkeypatch, model, batch):
+    answering(monkeypatch, lambda image: image)
+
+    def failing(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(ensemble, "_changes", failing)
+    with pytest.raises(
+        MemoryError, match=r"out of memory with two views of 91x67 pixels; one takes less: \[enforce fail"
+    ):
+        run(model, batch, 1.5)
+
+
 def test_a_sink_gets_every_pixel_once_in_strips(monkeypatch, model, batch):
     monkeypatch.setattr(ensemble, "_PUT_PIXELS", 2 * 91 * 20)
     parts = []
@@ -163,9 +176,12 @@ def test_a_run_that_is_stopped_closes_the_networks(monkeypatch, model, batch):
 
 
 def test_the_factor_that_a_card_asks_for():
-    assert [ensemble_factor(asked, {"ensemble": 2}) for asked in ("auto", True, False)] == [2.0, 2.0, None]
+    seen = (2048, 2048)
+    assert [ensemble_factor(asked, {"ensemble": 2}, seen) for asked in ("auto", True, False)] == [2.0, 2.0, None]
+    # Of more pixels there are two views only where they are asked for.
+    assert [ensemble_factor(asked, {"ensemble": 2}, (2048, 2049)) for asked in ("auto", True)] == [None, 2.0]
     for nothing in ({}, {"ensemble": None}, {"ensemble": True}, {"ensemble": 0.5}, {"ensemble": 5}, {"ensemble": "2"}):
-        assert [ensemble_factor(asked, nothing) for asked in ("auto", True, False)] == [None, 1.0, None]
+        assert [ensemble_factor(asked, nothing, seen) for asked in ("auto", True, False)] == [None, 1.0, None]
 
 
 @pytest.mark.parametrize("downscale", [1, 2])
@@ -195,8 +211,10 @@ def test_stacks_and_pixels_that_are_no_numbers(model):
     stack[1, 10:13, 20] = np.nan
     restored = dmgn.restore(stack, "haze", model=model, **EXACT)
     np.testing.assert_array_equal(np.isnan(restored.background), np.isnan(stack))
-    alone = dmgn.restore(stack[2], "haze", model=model, **EXACT)
-    np.testing.assert_allclose(restored.background[2], alone.background, atol=1e-5)
+    assert np.isfinite(restored.noise).all()
+    for frame in (1, 2):
+        alone = dmgn.restore(stack[frame], "haze", model=model, **EXACT)
+        np.testing.assert_allclose(restored.background[frame], alone.background, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [1, 1.5, "on", None])
@@ -228,10 +246,10 @@ def test_the_command_line(tmp_path, tiny_checkpoint, capsys):
     assert main(measured) == 0
     assert "copy" not in capsys.readouterr().out
     assert main([*measured, "--ensemble", "on"]) == 0
-    assert "and a copy 1 times as large" in capsys.readouterr().out
+    assert "and a mirrored copy\n" in capsys.readouterr().out
 
 
-def test_evaluations_take_it(tmp_path, model):
+def test_evaluations_take_it(tmp_path, model, tiny_checkpoint, capsys):
     Image.fromarray(data.astronaut()[:64, :80]).save(tmp_path / "clean.png")
     with pytest.raises(ValueError, match="ensemble is 'auto', True or False"):
         iter_evaluate(clean_set(tmp_path, task="haze"), model, ensemble="on")  # at once, not at the first picture
@@ -240,6 +258,10 @@ def test_evaluations_take_it(tmp_path, model):
         assert method.facts["ensemble"] == asked
         wanted = sum(cost(model.config, side, side).macs for side in sides) / 1e9
         assert method.gmac(100, 100) == pytest.approx(wanted)
+    words = ["evaluate", str(tmp_path), "--clean", "--task", "haze", "--model", str(tiny_checkpoint), "--json"]
+    assert main([*words, "-o", str(tmp_path / "report"), "--ensemble", "on"]) == 0
+    (facts,) = json.loads(capsys.readouterr().out)["methods"].values()
+    assert facts["ensemble"] is True
     picture = data.astronaut()[:90, :130]
     found = method_of_model(model, **EXACT).run(picture)
     wanted = dmgn.restore(picture, "haze", model=model, intensity_range="dtype", ensemble=True, **EXACT).background

@@ -73,11 +73,12 @@ def restore(
         out better so, and sooner; fine noise, such as rain, does not. `"auto"` follows the model's card: its
         `working_side` is the least shorter side, in pixels, that the network is to see. Without it, and with smaller
         images, it is 1. The provenance has the factor; `tile`, `halo` and masks are those of the smaller image.
-    ensemble : whether a mirrored, enlarged copy of the image is restored, too, and the mean of both is the result
-        Two views err less than one, and take longer: with a copy 1.5 times as large three times as long. `"auto"`
-        follows the model's card, whose `ensemble` is how much larger the copy is; without it there is one view, and
-        with True a copy that is only mirrored. Of an image that the network sees smaller, so is the copy. Some ten
-        float32 images of the size that the network sees are kept in memory. The provenance has the factor, or False.
+    ensemble : whether a mirrored copy of the image is restored, too, and the mean of both is the result
+        Two views often err less than one. `"auto"` follows the model's card, whose `ensemble` is how many times larger
+        the copy is along each axis; without it, and where the network sees more than 4 megapixels, there is one view.
+        With True there are two in any case, by default a copy of the same size. They take twice as long, and with a
+        copy 1.5 times as large three times; some 160 and 320 bytes of each pixel that the network sees are kept in
+        memory meanwhile. The provenance has the factor, or False.
     masks : also return the masks of the deep-masking cells
     dtype : type of the background; values are rounded and saturated, not rescaled
         As integers NaN is 0, and infinite pixels are the type's limits.

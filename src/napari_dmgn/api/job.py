@@ -13,7 +13,7 @@ import numpy as np
 from napari_dmgn import __version__, zoo
 from napari_dmgn.api.restoration import Events, Restoration, RestoreEvent
 from napari_dmgn.images import Array, FloatArray, IntensityRange, Layout, Picture, Results, find_ranges
-from napari_dmgn.tiling import downscale_factor, ensemble_factor
+from napari_dmgn.tiling import downscale_factor, ensemble_factor, smaller
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Part, Planes, Step
@@ -90,11 +90,9 @@ class Job:
         return self.source
 
     def _views(self, model: "Model") -> "_Views":
-        card = model.metadata.card
-        return _Views(
-            downscale=downscale_factor(self.downscale, card, self.layout.frame_shape),
-            enlarged=ensemble_factor(self.ensemble, card),
-        )
+        card, shape = model.metadata.card, self.layout.frame_shape
+        factor = downscale_factor(self.downscale, card, shape)
+        return _Views(downscale=factor, enlarged=ensemble_factor(self.ensemble, card, smaller(shape, factor)))
 
     def _infer(
         self, model: "Model", batch: "_Batch", views: "_Views", number: int, count: int

@@ -163,7 +163,7 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['width']} x {report['height']} ({report['megapixels']:.2f} megapixels), "
         f"model {report['model']}, {report['device']}, {report['precision']}, "
         f"{report['threads']} threads, torch {report['torch']}"
-        f"{_smaller(report['downscale'])}{_twice(report['ensemble'])}\n"
+        f"{_smaller(report['downscale'])}{_second_view(report['ensemble'])}\n"
         f"min {report['seconds_min']:.3f} s, median {report['seconds_median']:.3f} s "
         f"of {report['repeat']} runs; "
         f"{report['megapixels_per_second']:.2f} megapixels/s; "
@@ -175,8 +175,10 @@ def _smaller(factor: int) -> str:
     return f", the network sees it {factor} times smaller" if factor > 1 else ""
 
 
-def _twice(factor: float | bool) -> str:
-    return f", and a copy {factor:g} times as large" if factor else ""
+def _second_view(factor: float | bool) -> str:
+    if not factor:
+        return ""
+    return ", and a mirrored copy" + (f" {factor:g} times as large" if factor != 1 else "")
 
 
 def _print_row(report: dict[str, Any], *, heading: bool) -> None:

@@ -70,8 +70,9 @@ def add_view_options(
     )  # fmt: skip
     parser.add_argument(
         "--ensemble", type=_ensemble, default=ensemble, metavar="auto|on|off",
-        help="restore a mirrored, enlarged copy of the image, too, and take the mean of both: better, and slower; "
-        f"auto: as the model's card says (default: {ensemble_word(ensemble)})",
+        help="restore a mirrored copy of the image, too, enlarged where the model's card says so, and take the mean of "
+        "both: often better, and two or more times as slow; auto: as the card says "
+        f"(default: {ensemble_word(ensemble)})",
     )  # fmt: skip
 
 

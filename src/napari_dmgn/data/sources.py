@@ -176,7 +176,7 @@ class Batches:
         if self.extras.zoom == 1:  # nothing is drawn: trainings without it go on as they began
             return pair
         n, _, height, width = pair.input.shape
-        draw = Draw(self._generator(seed, group, _ZOOM), pair.input.device)
+        draw = Draw(self._generator(seed, group, _ZOOM), torch.device("cpu"))  # so that devices round alike
         factors = draw.log_uniform((n,), 1, self.extras.zoom).tolist()
         places = draw.uniform((n, 2), 0, 1).tolist()
         images = torch.stack([getattr(pair, name) for name in _IMAGES], dim=1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.model.cost import cost
-from napari_dmgn.tiling import downscale_factor, ensemble_factor
+from napari_dmgn.tiling import downscale_factor, ensemble_factor, smaller
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -90,9 +90,9 @@ def method_of_model(
 
     def gmac(height: int, width: int) -> float:
         factor = downscale_factor(asked, metadata.card, (height, width))
-        seen = -(-height // factor), -(-width // factor)
+        seen = smaller((height, width), factor)
         macs = cost(loaded.config, *seen).macs
-        if (enlarged := ensemble_factor(views, metadata.card)) is not None:
+        if (enlarged := ensemble_factor(views, metadata.card, seen)) is not None:
             macs += cost(loaded.config, *(round(side * enlarged) for side in seen)).macs
         return macs / 1e9
 

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_dmgn.inference.engine import count_steps, iter_infer
-from napari_dmgn.inference.planes import Collector, Part, Pixels, Planes, Sink, Step, finished, whole_mask
+from napari_dmgn.inference.memory import is_out_of_memory, words
+from napari_dmgn.inference.planes import Collector, Mask, Part, Pixels, Planes, Sink, Step, finished, whole_mask
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -40,11 +41,13 @@ def iter_infer_ensemble(
 ) -> Generator[Step | Planes, None, None]:
     """Restore planes and a mirrored, enlarged copy of them, one step at a time; the last item holds the mean.
 
+    Beside what one view takes, some 13 float32 values of every pixel are in memory, and 23 of every pixel of the copy.
+
     Parameters
     ----------
     model : Model
     batch : (N, 3, H, W) float32 array in [0, 1], or what reads like one
-        Read as a whole: this is for planes of which some copies fit into memory.
+        Read as a whole.
     enlarged : float
         1 or more. How much larger the copy is along each axis.
     masks : bool
@@ -53,30 +56,49 @@ def iter_infer_ensemble(
         As in `iter_infer`.
     **engine
         The other arguments of `iter_infer`.
+
+    Raises
+    ------
+    ValueError
+        As `iter_infer` does.
+    MemoryError
+        Two views do not fit.
     """
     n, _, h, w = batch.shape
     size = round(h * enlarged), round(w * enlarged)
-    strips = range(0, h, max(1, _PUT_PIXELS // (n * w)))
-    image = torch.from_numpy(np.require(batch[0:n, 0:3, 0:h, 0:w], np.float32, ["C", "W"]))
-
+    strips = range(0, h, max(1, _PUT_PIXELS // max(1, n * w)))
     later = count_steps(model, (n, 3, *size), **engine) + len(strips)
-    own, done = yield from _passed_on(iter_infer(model, image.numpy(), masks=masks, **engine), 0, later)
-    # A view's changes, not its pixels, are carried back: edges and texture stay the image's own.
-    mean = _changes(image, own)
+    try:
+        kept = Collector(n, h, w) if sink is None else None
+        put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
+        own, done = yield from _passed_on(iter_infer(model, batch, masks=masks, **engine), 0, later)
+        own_masks = {name: whole_mask(mask) for name, mask in (own.masks or {}).items()}
+        report = own.report
+        image = torch.from_numpy(np.require(batch[0:n, 0:3, 0:h, 0:w], np.float32, ["C", "W"]))
+        # A view's changes, not its pixels, are carried back: edges and texture stay the image's own.
+        mean = _changes(image, own)
+        del own
 
-    copy = F.interpolate(image, size, mode="bicubic", align_corners=False).clamp_(0, 1).flip(-1)
-    other, done = yield from _passed_on(iter_infer(model, copy.numpy(), **engine), done, len(strips))
-    changes = F.interpolate(_changes(copy, other), (h, w), mode="bilinear", antialias=True, align_corners=False)
-    mean.lerp_(changes.flip(-1), 0.5)
+        copy = F.interpolate(image, size, mode="bicubic", align_corners=False).clamp_(0, 1).flip(-1)
+        other, done = yield from _passed_on(iter_infer(model, copy.numpy(), **engine), done, len(strips))
+        report = _joined(report, other.report)
+        changes = _changes(copy, other)
+        del copy, other
+        for channel in range(mean.shape[1]):  # one after the other, for the memory's sake
+            values = changes[:, channel : channel + 1]
+            back = F.interpolate(values, (h, w), mode="bilinear", antialias=True, align_corners=False).flip(-1)
+            mean[:, channel : channel + 1].lerp_(back, 0.5)
+        del changes
 
-    kept = Collector(n, h, w) if sink is None else None
-    put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
-    own_masks = {name: whole_mask(mask) for name, mask in (own.masks or {}).items()}
-    for number, first in enumerate(strips, 1):
-        rows = slice(first, min(first + strips.step, h))
-        put(_part(image, mean, rows, own_masks if number == 1 else {}))
-        yield Step(done=done + number, total=done + len(strips))
-    yield finished(n, kept, masks=masks, report=_joined(own.report, other.report))
+        for number, start in enumerate(strips, 1):
+            rows = slice(start, min(start + strips.step, h))
+            put(_part(image, mean, rows, own_masks if number == 1 else {}))
+            yield Step(done=done + number, total=done + len(strips))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"out of memory with two views of {w}x{h} pixels; one takes less: {words(error)}") from error
+    yield finished(n, kept, masks=masks, report=report)
 
 
 def _passed_on(
@@ -95,11 +117,16 @@ def _passed_on(
 
 def _changes(image: Tensor, planes: Planes) -> Tensor:
     """Return what a network makes of (N, 3, H, W) images as (N, 10, H, W): changes of both images, noise, its map."""
-    background, coarse, noise = (torch.from_numpy(a) for a in (planes.background, planes.coarse, planes.noise))
-    return torch.cat([background - image, coarse - image, noise, torch.from_numpy(planes.noise_map)[:, None]], dim=1)
+    n, _, h, w = image.shape
+    changes = torch.empty((n, 10, h, w), dtype=torch.float32)
+    torch.sub(torch.from_numpy(planes.background), image, out=changes[:, 0:3])
+    torch.sub(torch.from_numpy(planes.coarse), image, out=changes[:, 3:6])
+    changes[:, 6:9] = torch.from_numpy(planes.noise)
+    changes[:, 9] = torch.from_numpy(planes.noise_map)
+    return changes
 
 
-def _part(image: Tensor, changes: Tensor, rows: slice, masks: dict[str, Any]) -> Part:
+def _part(image: Tensor, changes: Tensor, rows: slice, masks: dict[str, Mask]) -> Part:
     image, changes = image[:, :, rows], changes[:, :, rows]
     background, coarse = ((image + changes[:, i : i + 3]).clamp_(0, 1).numpy() for i in (0, 3))
     return Part(
@@ -114,10 +141,10 @@ def _part(image: Tensor, changes: Tensor, rows: slice, masks: dict[str, Any]) ->
 
 
 def _joined(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Return the report of both views: settings are those of the first."""
-    joined = own | {
+    """Return the report of both views: device and settings are those of the second, the larger one."""
+    joined = other | {
         "windows": own["windows"] + other["windows"],
-        "fallbacks": [*own["fallbacks"], *other["fallbacks"]],
+        "fallbacks": list(dict.fromkeys([*own["fallbacks"], *other["fallbacks"]])),
     }
     errors = [report["halo_error"] for report in (own, other) if "halo_error" in report]
     return joined | ({"halo_error": max(errors)} if errors else {})

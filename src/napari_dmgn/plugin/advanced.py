@@ -36,8 +36,8 @@ SIZES: list[tuple[str, str | int]] = [
 ]
 VIEWS: list[tuple[str, bool | str]] = [("Automatic", "auto"), ("Two", True), ("One", False)]
 _VIEWS_TIP = (
-    "With two views a mirrored, enlarged copy of the image is restored, too, and the mean of both is the result: "
-    "better, and about three times as slow. Automatic does what the model's card says."
+    "With two views a mirrored copy of the image, enlarged where the model's card says so, is restored, too, and the "
+    "mean of both is the result: often better, and two or more times as slow. Automatic does what the card says."
 )
 _SIZE_TIP = (
     "The size at which the network sees the image; the results have all pixels. At 1/3 it sees the means of blocks of "
@@ -88,7 +88,7 @@ class AdvancedBox(QWidget):
         self.precision_box = combo("Automatic takes bfloat16 where the hardware is fast at it.", PRECISIONS)
         self.size_box = combo(_SIZE_TIP, SIZES)
         self.views_box = combo(_VIEWS_TIP, VIEWS)
-        self.tile_box = combo("Smaller tiles need less memory. The result is the same.", TILES)
+        self.tile_box = combo("Smaller tiles need less memory, of one view. The result is the same.", TILES)
         self.halo_box = combo(_HALO_TIP)
         self._halos: list[tuple[str, str | int]] = []
         self.offer_halos(None)

@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_dmgn.plugin.source import Source
 from napari_dmgn.plugin.volumes import result_shape
-from napari_dmgn.tiling import downscale_factor, ensemble_factor
+from napari_dmgn.tiling import downscale_factor, ensemble_factor, smaller
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,6 +30,7 @@ __all__ = [
     "pace",
     "remember",
     "speed_file",
+    "views_factor",
     "working_factor",
 ]
 
@@ -98,7 +99,7 @@ def duration(seconds: float) -> str:
 def estimate_request(request: Request, source: Source, card: Mapping[str, Any]) -> Estimate:
     """Estimate what a request for a source takes, by the card of its model."""
     factor = working_factor(request.downscale, card, source)
-    enlarged = ensemble_factor(request.ensemble, card)
+    enlarged = _enlarged(request.ensemble, card, source, factor)
     known = pace(request.model, request.device, request.precision, factor, enlarged)
     kept = () if request.store is not None else request.outputs
     return estimate(source, kept, request.result_type(), known, factor, enlarged)
@@ -108,6 +109,17 @@ def working_factor(downscale: str | int, card: Mapping[str, Any], source: Source
     """Return the factor by which an image is made smaller for a network with this card: a region as its whole."""
     height, width = source.uncropped().plain_shape[-2:]
     return downscale_factor(downscale, card, (height, width))
+
+
+def views_factor(request: Request, source: Source) -> float | None:
+    """Return how much larger the second view of a request is, or None for one view."""
+    card = request.card()
+    return _enlarged(request.ensemble, card, source, working_factor(request.downscale, card, source))
+
+
+def _enlarged(ensemble: bool | str, card: Mapping[str, Any], source: Source, factor: int) -> float | None:
+    height, width = source.plain_shape[-2:]
+    return ensemble_factor(ensemble, card, smaller((height, width), factor))
 
 
 def estimate(
@@ -138,7 +150,8 @@ def estimate(
     if known is None:
         return Estimate(seconds=None, memory=memory)
     seen = source.frame_pixels // downscale**2
-    working = min(seen, known.strip_pixels) * known.bytes_per_pixel
+    largest = seen * max(1.0, (enlarged or 1.0) ** 2)
+    working = min(largest, known.strip_pixels) * known.bytes_per_pixel
     if downscale > 1:  # first the network is at work, then its results are carried back
         working = max(working, min(source.frame_pixels, _CARRIED_PIXELS) * _CARRIED_BYTES) + seen * _SMALL_BYTES
     if enlarged is not None:
@@ -160,19 +173,19 @@ def pace(
 ) -> Pace | None:
     """Return what is known of a model with these settings ("auto" is the last run with them).
 
-    Of a working size, or of two views, with which there was no run, the pace is reckoned from that at full size.
+    Of two views the pace is reckoned from that of one where there was no run with them, and of a working size from
+    that at full size.
     """
     try:
         return Pace(**_read()[_key(model, device, precision, downscale, enlarged)])
     except (KeyError, TypeError):
         if downscale == 1 and enlarged is None:
             return None
+    if enlarged is not None:
+        one = pace(model, device, precision, downscale)
+        return one and replace(one, seconds=one.seconds * (1 + enlarged**2))
     full = pace(model, device, precision)
-    if full is None:
-        return None
-    views = 1.0 if enlarged is None else 1 + enlarged**2
-    carried = _CARRIED_SECONDS if downscale > 1 else 0.0
-    return replace(full, seconds=full.seconds * views / downscale**2 + carried)
+    return full and replace(full, seconds=full.seconds / downscale**2 + _CARRIED_SECONDS)
 
 
 def remember(model: Path | None, device: str, precision: str, report: Mapping[str, Any], pixels: int) -> None:

@@ -12,7 +12,6 @@ from napari_dmgn import zoo
 from napari_dmgn.images import find_ranges, read_layout
 from napari_dmgn.plugin import estimate
 from napari_dmgn.plugin.worker import Request
-from napari_dmgn.tiling import ensemble_factor
 
 __all__ = ["as_command", "as_python"]
 
@@ -95,7 +94,7 @@ def as_command(request: Request) -> tuple[str, str]:
         notes.append("The command restores the whole file, not the region.")
     if to_store and estimate.working_factor(request.downscale, request.card(), source) > 1:
         notes.append("The command restores OME-Zarr at full size, not at the working size.")
-    if to_store and ensemble_factor(request.ensemble, request.card()) is not None:
+    if to_store and estimate.views_factor(request, source) is not None:
         notes.append("The command restores OME-Zarr once, not as the mean of two views.")
     return " ".join(shlex.quote(word) for word in words), " ".join(notes)
 
