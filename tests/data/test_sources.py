@@ -140,39 +140,3 @@ def test_groups_and_seeds_draw_apart():
     ]
     assert len(set(seen)) == len(seen)
     assert made.crops(2, 8, 5).clean.equal(made.crops(2, 8, 5, group=0).clean)
-
-
-class Ramp:
-    """A degradation whose three images rise from left to right, each from a level of its own."""
-
-    wants_layer = wants_depth = False
-
-    def __call__(self, background, generator, sources=Sources()):  # noqa: B008
-        ramp = torch.linspace(0.1, 0.6, background.shape[-1]).expand_as(background)
-        return TensorPair(input=ramp + 0.3, background=ramp + 0.1, noise=ramp.clone(), parameters={})
-
-
-def test_zoom_enlarges_a_part_of_each_pair_by_a_factor_of_its_own():
-    zoomed = batches(Source(pool=flat(50)), degrade=Ramp(), zoom=2.0)
-    pair = zoomed.pair(zoomed.crops(32, 12, 5), 5)
-    step = 0.5 / 11
-    slopes = pair.noise.diff(dim=-1)[..., 3:-3]  # the border's pixels go on beyond it, which bends the ramp there
-    factors = step / slopes.mean(dim=(1, 2, 3))
-    assert factors.min() > 0.95
-    assert factors.max() < 2.1
-    assert factors.std() > 0.2
-    assert slopes.std(dim=(1, 2, 3)).max() < step / 8  # as straight as before, but for what cubics ripple
-    starts = pair.noise[:, 0, 0, 3] - 0.1
-    assert starts.std() > step  # parts from all over
-    for image, level in ((pair.input, 0.3), (pair.background, 0.1)):  # the same part of each
-        torch.testing.assert_close(image, pair.noise + level, atol=1e-5, rtol=0)
-
-
-def test_zoom_of_one_draws_nothing_and_a_seed_draws_the_same():
-    plain, none = batches(Source(pool=flat(50))), batches(Source(pool=flat(50)), zoom=1.0)
-    zoomed = batches(Source(pool=flat(50)), zoom=1.5)
-    crops = plain.crops(4, 8, 7)
-    assert torch.equal(plain.pair(crops, 7).input, none.pair(crops, 7).input)
-    assert torch.equal(zoomed.pair(crops, 7).input, zoomed.pair(crops, 7).input)
-    assert not torch.equal(zoomed.pair(crops, 7).input, zoomed.pair(crops, 7, group=1).input)
-    assert not torch.equal(zoomed.pair(crops, 7).input, plain.pair(crops, 7).input)

@@ -48,7 +48,7 @@ def test_varied_pictures_are_the_same_after_resuming(pictures, tmp_path, setting
         values = {"task": "reflection", "degradation": {}, "steps": 5, "draw_ahead": 3, **changes}
         return settings(pictures, tmp_path / name, **values)
 
-    varied = {"colour_jitter": 0.5, "shallow_focus": 0.5, "uneven_light": 0.5, "colour_grading": 0.5, "zoom": 1.5}
+    varied = {"colour_jitter": 0.5, "shallow_focus": 0.5, "uneven_light": 0.5, "colour_grading": 0.5}
     whole = [event.loss for event in iter_train(make("whole", **varied))]
     assert whole != [event.loss for event in iter_train(make("plain"))]
     losses = []

@@ -176,7 +176,6 @@ def test_unreadable_settings_files_are_refused(tmp_path):
         ("colour_jitter", [-0.1, 1.1, "half", math.nan]),
         ("shallow_focus", [-0.1, 1.1, "half", math.nan]),
         ("uneven_light", [-0.1, 1.1, "half", math.nan]),
-        ("zoom", [0.5, 9, "twice", math.nan, True]),
         ("colour_grading", [-0.1, 1.1, "half", math.nan]),
         ("card", [3, "text", ["licence"], {"task": "haze"}, {"scores": {}}]),
         ("card", [{"when": date(2026, 1, 1)}, {"x": math.nan}]),

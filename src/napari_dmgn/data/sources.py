@@ -7,18 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from napari_dmgn.data.pool import PicturePool
-from napari_dmgn.synthesis.degradation import Degradation, Draw, Sources, TensorPair
+from napari_dmgn.synthesis.degradation import Degradation, Sources, TensorPair
 from napari_dmgn.synthesis.variation import Variation
 
 __all__ = ["Batches", "Crops", "Extras", "Source", "noise_of_pair"]
 
 # Each use of randomness in a step has a stream of its own.
-_PICTURES, _CHOICE, _LAYER, _DEPTH, _DEGRADATION, _VARIATION, _LAYER_VARIATION, _ZOOM = range(8)
-_IMAGES = ("input", "background", "noise")
+_PICTURES, _CHOICE, _LAYER, _DEPTH, _DEGRADATION, _VARIATION, _LAYER_VARIATION = range(7)
 _UNVARIED = Variation()
 
 
@@ -45,9 +43,6 @@ class Extras:
     rescale : (low, high)
     upright : bool
         See `PicturePool.crops`.
-    zoom : float
-        Of each pair a part is enlarged to the whole, by a factor drawn log-uniformly from [1, zoom]. Where `rescale`
-        gives pictures of more or fewer pixels the same noise, this changes both.
     variation : Variation
         Of the clean pictures, and of the second ones that are put on them.
     """
@@ -57,7 +52,6 @@ class Extras:
     depth: PicturePool | None = None
     rescale: tuple[float, float] = (1.0, 1.0)
     upright: bool = False
-    zoom: float = 1.0
     variation: Variation = _UNVARIED
 
 
@@ -168,25 +162,9 @@ class Batches:
             noise = noise_of_pair(image, background, self.extras.task)
             parts.append(TensorPair(input=image, background=background, noise=noise, parameters={}))
         if len(parts) == 1:
-            return self._zoomed(parts[0], seed, group)
-        joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in _IMAGES}
-        return self._zoomed(TensorPair(**joined, parameters={}), seed, group)
-
-    def _zoomed(self, pair: TensorPair, seed: int, group: int) -> TensorPair:
-        if self.extras.zoom == 1:  # nothing is drawn: trainings without it go on as they began
-            return pair
-        n, _, height, width = pair.input.shape
-        draw = Draw(self._generator(seed, group, _ZOOM), torch.device("cpu"))  # so that devices round alike
-        factors = draw.log_uniform((n,), 1, self.extras.zoom).tolist()
-        places = draw.uniform((n, 2), 0, 1).tolist()
-        images = torch.stack([getattr(pair, name) for name in _IMAGES], dim=1)
-        for i, (factor, (down, right)) in enumerate(zip(factors, places, strict=True)):
-            h, w = max(1, round(height / factor)), max(1, round(width / factor))
-            top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-            part = images[i, :, :, top : top + h, left : left + w]
-            images[i] = F.interpolate(part, size=(height, width), mode="bicubic", align_corners=False).clamp(0, 1)
-        zoomed = {name: images[:, i].contiguous() for i, name in enumerate(_IMAGES)}
-        return TensorPair(**zoomed, parameters=pair.parameters)
+            return parts[0]
+        joined = {n: torch.cat([getattr(p, n) for p in parts]) for n in ("input", "background", "noise")}
+        return TensorPair(**joined, parameters={})
 
     def _varied(self, crops: Crops, seed: int, group: int) -> tuple[Tensor, Tensor | None]:
         assert crops.clean is not None

@@ -99,9 +99,6 @@ class TrainConfig:
     """Rows of (end as a share of the steps, crop size in pixels, batch size)."""
     rescale: tuple[float, float] = (1.0, 1.0)
     """Pictures are resized by a factor from this interval, log-uniformly, before they are cropped."""
-    zoom: float = 1.0
-    """Pairs are enlarged, with what lies over them, by a factor from 1 to this, log-uniformly: what noise looks like is
-    then learnt apart from how many pixels it has."""
     upright: bool | None = None
     """Crops are mirrored left and right only, not turned too: for what depends on which side is up. None is true where
     haze is put on clean pictures."""
@@ -243,7 +240,6 @@ class TrainConfig:
             good = len(value) == 2 and all(is_number(v) and v > 0 for v in value)
             check(name, value, good, "two numbers above 0")
         check("rescale", self.rescale, self.rescale[0] <= self.rescale[1], "the smaller factor first")
-        check("zoom", self.zoom, is_number(self.zoom) and 1 <= self.zoom <= 8, "a number from 1 to 8")
 
     def _check_phases(self) -> None:
         for row in self.phases:
@@ -322,7 +318,6 @@ class TrainConfig:
             task=self.task,
             depth=depth,
             rescale=self.rescale,
-            zoom=self.zoom,
             upright=self.keeps_upright,
             variation=Variation(
                 colour_jitter=self.colour_jitter,
