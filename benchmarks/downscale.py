@@ -70,11 +70,13 @@ def main() -> None:
     parser.add_argument("--model", help="a model's name or file (default: the task's own)")
     parser.add_argument("--side", type=int, default=1200)
     parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--ensemble", action="store_true", help="two views of each")
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # a model apart is trained for what its card says
     photographs = [np.asarray(Image.open(path).convert("RGB")) for path in find_pictures(args.folder)]
     photographs = [shrunk(picture, args.side) for picture in photographs if min(picture.shape[:2]) >= args.side]
     model = dmgn.load_model(args.model or args.task)
+    settings = {"model": model, "ensemble": args.ensemble}
     print(f"{len(photographs)} photographs, shorter side {args.side} px, model {model.metadata.sha256[:8]}\n")
     print("| part | input | " + " | ".join(f"1/{n}" for n in args.factors) + " |")
     print("| --- " * (2 + len(args.factors)) + "|")
@@ -83,7 +85,7 @@ def main() -> None:
         scores = [np.mean([score(noisy, clean) for noisy, clean in made])]
         for factor in args.factors:
             restored = [
-                score(dmgn.restore(noisy, args.task, model=model, downscale=factor).background, clean)
+                score(dmgn.restore(noisy, args.task, downscale=factor, **settings).background, clean)
                 for noisy, clean in made
             ]
             scores.append(np.mean(restored))

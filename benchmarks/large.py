@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="of the 2 megapixels")
     args = parser.parse_args()
     model = zoo.load_model(zoo.find_model(args.model).path)
-    settings = {"model": model, "precision": args.precision, "ensemble": False}
+    settings = {"model": model, "precision": args.precision}
     small = []
     for _ in range(args.repeat + 1):
         image = np.random.default_rng(0).integers(0, 256, (1024, 2048, 3), dtype=np.uint8)

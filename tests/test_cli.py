@@ -526,8 +526,8 @@ def test_benchmark_of_several_cases_measures_each_by_itself(model, capsys):
     assert (whole["tile"], tiled["tile"]) == (None, 32)
     assert {case["precision"] for case in (whole, tiled)} == {"float32"}
     assert all(case["seconds_median"] > 0 for case in (whole, tiled))
-    assert main([*arguments, "--tiles", "none", "32", "--ensemble", "on", "--json"]) == 0
-    assert [case["ensemble"] for case in json.loads(capsys.readouterr().out)["cases"]] == [1.0, 1.0]
+    assert main([*arguments, "--tiles", "none", "32", "--ensemble", "--json"]) == 0
+    assert [case["ensemble"] for case in json.loads(capsys.readouterr().out)["cases"]] == [True, True]
     assert main([*arguments, "--devices", "cpu", "cuda:99"]) == 1
     heading, good, bad = capsys.readouterr().out.splitlines()
     assert "megapixels/s" in heading

@@ -12,24 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "MOST_ENLARGED",
-    "MOST_SEEN",
-    "Span",
-    "Window",
-    "downscale_factor",
-    "ensemble_factor",
-    "halved",
-    "smaller",
-    "spans",
-    "widened",
-    "windows",
-]
-
-MOST_ENLARGED = 4
-"""Times that a second view of an image may be as large as the first."""
-MOST_SEEN = 1 << 22
-"""Pixels of an image, as the network sees it, up to which a card may ask for two views."""
+__all__ = ["Span", "Window", "downscale_factor", "halved", "spans", "widened", "windows"]
 
 
 def downscale_factor(asked: int | str, card: Mapping[str, Any], shape: tuple[int, int]) -> int:
@@ -50,32 +33,6 @@ def downscale_factor(asked: int | str, card: Mapping[str, Any], shape: tuple[int
     if not isinstance(side, int) or isinstance(side, bool) or side < 1:
         return 1
     return max(1, min(shape) // side)
-
-
-def smaller(shape: tuple[int, int], factor: int) -> tuple[int, int]:
-    """Return the size (H, W) at which an image is seen that is made smaller by a factor."""
-    return -(-shape[0] // factor), -(-shape[1] // factor)
-
-
-def ensemble_factor(asked: bool | str, card: Mapping[str, Any], seen: tuple[int, int]) -> float | None:
-    """Return how much larger the second view of an image is, or None for one view.
-
-    Parameters
-    ----------
-    asked : bool or "auto"
-        "auto" is one view, too, where the network sees more than `MOST_SEEN` pixels: both views are kept in memory.
-    card : mapping
-        Of the model. Its ``ensemble`` is the factor; with "auto" a model whose card tells none takes one view, and with
-        True a second one that is only mirrored.
-    seen : (H, W)
-        Of the first view.
-    """
-    told = card.get("ensemble")
-    good = isinstance(told, (int, float)) and not isinstance(told, bool) and 1 <= told <= MOST_ENLARGED
-    factor = float(told) if told is not None and good else None
-    if asked == "auto":
-        return factor if seen[0] * seen[1] <= MOST_SEEN else None
-    return (factor or 1.0) if asked else None
 
 
 @dataclass(frozen=True, kw_only=True)

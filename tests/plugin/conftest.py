@@ -188,16 +188,6 @@ def small_sighted(tmp_path_factory, tiny_network) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def two_sighted(tmp_path_factory, tiny_network) -> Path:
-    """A model file whose card asks for two views."""
-    from napari_dmgn import checkpoint
-
-    path = tmp_path_factory.mktemp("models") / "two sighted.safetensors"
-    checkpoint.save(path, tiny_network, task="haze", card={"name": "two sighted", "ensemble": 1.5})
-    return path
-
-
 @pytest.fixture
 def models(monkeypatch, tmp_path):
     """A list of models in the place of the installed ones: one shipped, for rain."""

@@ -50,7 +50,8 @@ def test_frame_by_frame_is_what_a_script_gets(request_of, stack, tiny_checkpoint
     seen, outcome = outcome_of(run(request_of(stack, masks=True, outputs=("background", "noise", "residual")), bool))
     expected = api.restore(stack, model=tiny_checkpoint, rgb=False, device="cpu", precision="float32", masks=True)
     found = by_output(outcome)
-    np.testing.assert_array_equal(found["background"], expected.background)
+    # Frames that pass together are summed in another order on some processors: one of 65536 levels, at most.
+    np.testing.assert_allclose(found["background"].astype(int), expected.background, rtol=0, atol=1)
     np.testing.assert_allclose(found["noise"], expected.noise, atol=1e-2)
     np.testing.assert_allclose(found["residual"], stack.astype(float) - expected.background - expected.noise, atol=0.6)
     masks = outcome.layers[-1].settings["metadata"]["napari_dmgn_masks"]
@@ -84,7 +85,7 @@ def test_frames_at_a_working_size_are_those_of_a_script_in_a_store_too(request_o
     assert np.abs(expected.astype(int) - full).max() > 10
     for store in (None, tmp_path / "out.zarr"):
         _, outcome = outcome_of(run(request_of(stack, store=store, **settings), bool))
-        np.testing.assert_array_equal(by_output(outcome)["background"], expected)
+        np.testing.assert_allclose(by_output(outcome)["background"].astype(int), expected, rtol=0, atol=1)
         assert outcome.provenance["downscale"] == 3
 
 

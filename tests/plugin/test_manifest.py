@@ -151,7 +151,7 @@ def test_remove_rain_on_the_active_layer(viewer, models, fake_restore, qtbot, mo
 def test_quick_commands_start_with_the_preferences(viewer, models, fake_restore, qtbot, monkeypatch):
     from napari_dmgn.plugin import preferences
 
-    chosen = preferences.Preferences(device="cpu", precision="float32", downscale="3", ensemble="on", tile="whole")
+    chosen = preferences.Preferences(device="cpu", precision="float32", downscale="3", ensemble=True, tile="whole")
     monkeypatch.setattr(preferences, "_read", lambda: chosen)
     viewer.add_image(np.zeros((24, 32)), name="gray")
     run_remove_rain()

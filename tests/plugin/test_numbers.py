@@ -195,23 +195,22 @@ def test_estimate_of_a_working_size(tiny_checkpoint):
     assert estimate.pace(*asked) == full
 
 
-def test_estimate_of_two_views(tiny_checkpoint):
+def test_estimate_of_a_mirrored_view(tiny_checkpoint):
     source = capture(Image(np.zeros((1000, 1000), np.uint8), contrast_limits=(0, 1)))
     asked = (tiny_checkpoint, "cpu", "float32")
-    assert estimate.pace(*asked, 1, 1.5) is None
+    assert estimate.pace(*asked, ensemble=True) is None
     report = {"device": "cpu", "precision": "float32", "windows": 1, "fallbacks": [], "ensemble": False}
     estimate.remember(*asked, {**report, "seconds": 2.0}, 10**6)
-    assert estimate.pace(*asked, 1, 1.5).seconds == pytest.approx(2 * 3.25)
-    assert estimate.pace(*asked, 1, 1.0).seconds == pytest.approx(2 * 2)
-    assert estimate.pace(*asked, 2, 1.5).seconds > 2 * 3.25 / 4
+    assert estimate.pace(*asked, ensemble=True).seconds == pytest.approx(4)
+    assert estimate.pace(*asked, 2, ensemble=True).seconds == 2 * estimate.pace(*asked, 2).seconds
     one, two = (
-        estimate.estimate(source, (), np.dtype(np.uint8), estimate.pace(*asked), 1, enlarged)
-        for enlarged in (None, 1.5)
+        estimate.estimate(source, (), np.dtype(np.uint8), estimate.pace(*asked), ensemble=both).memory
+        for both in (False, True)
     )
-    assert two.memory - one.memory == pytest.approx(10**6 * 4 * (13 + 23 * 2.25), rel=0.01)
+    assert two - one == 40 * 10**6
     # What was measured of two views counts for them only.
-    estimate.remember(*asked, {**report, "seconds": 5.0, "ensemble": 1.5}, 10**6)
-    assert estimate.pace(*asked, 1, 1.5).seconds == pytest.approx(5)
+    estimate.remember(*asked, {**report, "seconds": 5.0, "ensemble": True}, 10**6)
+    assert estimate.pace(*asked, ensemble=True).seconds == pytest.approx(5)
     assert estimate.pace(*asked).seconds == pytest.approx(2)
 
 

@@ -202,7 +202,7 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
     widget.device_box.setCurrentText("CPU")
     widget.precision_box.setCurrentText("Full (float32)")
     widget.form.advanced_box.size_box.setCurrentText("1/3")
-    widget.form.advanced_box.views_box.setCurrentText("One")
+    widget.form.advanced_box.views_box.setCurrentText("And mirrored")
     widget.tile_box.setCurrentText("Whole image")
     widget.output_boxes["noise"].setChecked(False)
     press(qtbot, widget.restore_button)
@@ -215,7 +215,7 @@ def test_settings_reach_the_run(viewer, open_widget, models, fake_restore, qtbot
         "device": "cpu",
         "precision": "float32",
         "downscale": 3,
-        "ensemble": False,
+        "ensemble": True,
         "tile": None,
         "halo": "exact",
         "dtype": "same",
@@ -748,7 +748,7 @@ def test_estimate_of_a_part_tells_of_the_whole(viewer, open_widget, monkeypatch)
     pace = estimate.Pace(seconds=7, device="cpu", precision="float32", bytes_per_pixel=100, strip_pixels=10**6)
     unknown = (None, "Time: not known yet", "Whole layer: ")
     for known, part, whole in (unknown, (pace, "About 7 s", "Whole layer: about 63 s, ")):
-        monkeypatch.setattr(estimate, "pace", lambda *_, known=known: known)
+        monkeypatch.setattr(estimate, "pace", lambda *_, known=known, **__: known)
         widget.form.region_box.setCurrentText("Current slice")
         text = widget.bar.estimate.text()
         assert text.startswith(part)
@@ -762,14 +762,14 @@ def test_estimate_follows_working_size_views_and_the_card(viewer, open_widget, m
     from napari_dmgn.plugin import estimate
 
     sighted = dataclasses.replace(models.info, name="sighted", card={"working_side": 250}, shipped=False)
-    models.found += [sighted, dataclasses.replace(sighted, name="two sighted", card={"ensemble": 1.5})]
+    models.found.append(sighted)
     viewer.add_image(np.zeros((1000, 1000), np.uint8), name="s")
     widget = open_widget()
     box = widget.form.advanced_box.size_box
 
-    def pace(model, device, precision, factor, enlarged):  # 80 s at full size
+    def pace(model, device, precision, factor, *, ensemble):  # 80 s at full size
         return estimate.Pace(
-            seconds=80 / factor * (enlarged or 1),
+            seconds=80 / factor * (1 + ensemble),
             device="cpu",
             precision="float32",
             bytes_per_pixel=100,
@@ -788,8 +788,7 @@ def test_estimate_follows_working_size_views_and_the_card(viewer, open_widget, m
         widget.model_box.setCurrentText(model)
         box.setCurrentText(size)
         assert widget.bar.estimate.text().startswith(f"About {seconds} s and "), (model, size)
-    widget.model_box.setCurrentText("two sighted")
-    for views, seconds in (("Automatic", 120), ("One", 80), ("Two", 120)):
+    for views, seconds in (("And mirrored", 160), ("As it is", 80)):
         widget.form.advanced_box.views_box.setCurrentText(views)
         assert widget.bar.estimate.text().startswith(f"About {estimate.duration(seconds)} and "), views
 
@@ -958,16 +957,14 @@ def test_every_working_size_of_the_preferences_can_be_chosen(manifest, qtbot):
         assert str(start.downscale_setting()) == name
 
 
-def test_views_of_the_preferences_can_be_chosen(manifest, qtbot):
-    from napari_dmgn.plugin.advanced import VIEWS, AdvancedBox
+def test_a_mirrored_view_of_the_preferences_is_chosen(qtbot):
+    from napari_dmgn.plugin.advanced import AdvancedBox
     from napari_dmgn.plugin.preferences import Preferences
 
-    offered = manifest.contributions.configurations["restore"].properties["ensemble"].enum
-    assert len(offered) == len(VIEWS)
-    for name, value in zip(offered, ("auto", True, False), strict=True):
-        box = AdvancedBox(Preferences(ensemble=name))
+    for wanted in (True, False):
+        box = AdvancedBox(Preferences(ensemble=wanted))
         qtbot.addWidget(box)
-        assert box.values()["ensemble"] is value or box.values()["ensemble"] == value == "auto"
+        assert box.values()["ensemble"] is wanted
 
 
 def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, monkeypatch, tmp_path):
@@ -982,9 +979,9 @@ def test_preferences_page_is_read(own_files, plugin_settings, npe2pm, manifest, 
     page = get_plugin_settings("napari-dmgn").restore
     assert preferences.preferences() == preferences.Preferences()  # the manifest's defaults
     page.device, page.tile, page.output_type, page.keep_model = "cpu", "256", "float32", False
-    page.downscale, page.ensemble = "3", "off"
+    page.downscale, page.ensemble = "3", True
     found = preferences.preferences()
-    assert found.ensemble_setting() is False
+    assert found.ensemble is True
     assert found.downscale_setting() == 3
     assert (found.device, found.tile_setting(), found.output_type, found.keep_model) == ("cpu", 256, "float32", False)
     assert str(zoo.models_folder()) == "/elsewhere"

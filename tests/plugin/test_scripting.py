@@ -160,7 +160,8 @@ def test_copied_python_does_the_same(viewer, tiny_checkpoint, rainy, crop):
         residual, noise, background = end.value.layers
     exec(recipe.as_python(request), {"viewer": viewer})
     assert [entry.name for entry in viewer.layers[1:]] == ["it's residual", "it's noise", "it's background"]
-    np.testing.assert_array_equal(viewer.layers[-1].data, background.data)
+    # Frames that pass together are summed in another order on some processors: one of 65536 levels, at most.
+    np.testing.assert_allclose(viewer.layers[-1].data.astype(int), background.data, rtol=0, atol=1)
     np.testing.assert_allclose(viewer.layers[-2].data, noise.data, atol=0.1)
     np.testing.assert_allclose(viewer.layers[-3].data, residual.data, atol=1)
     np.testing.assert_allclose(viewer.layers[-1].translate, background.settings["translate"], atol=1e-6)
@@ -267,23 +268,18 @@ def test_a_region_is_seen_at_the_size_of_its_whole(viewer, small_sighted, rainy)
     assert "--downscale" not in recipe.as_command(request)[0]  # of the whole file, where it is the same by itself
 
 
-@pytest.mark.parametrize("ensemble", ["auto", True, False])
-def test_two_views_are_in_a_recipe_where_they_were_chosen(viewer, two_sighted, rainy, tmp_path, ensemble):
+@pytest.mark.parametrize("ensemble", [True, False])
+def test_a_mirrored_view_is_in_a_recipe_where_it_was_chosen(viewer, tiny_checkpoint, rainy, tmp_path, ensemble):
     layer = viewer.add_image(rainy, rgb=True, name="street")
-    request = Request(source=capture(layer), task="haze", model=two_sighted, ensemble=ensemble, **ENGINE)
+    request = Request(source=capture(layer), model=tiny_checkpoint, ensemble=ensemble, **ENGINE)
     text, command = recipe.as_python(request), shlex.split(recipe.as_command(request)[0])
-    assert ("ensemble" in text) == (ensemble != "auto")
-    if ensemble == "auto":
-        assert "--ensemble" not in command
-    else:
-        assert command[command.index("--ensemble") + 1] == ("on" if ensemble else "off")
+    assert ("ensemble=True" in text) == ("--ensemble" in command) == ensemble
     exec(text, {"viewer": viewer})
-    expected = dmgn.restore(rainy, "haze", model=two_sighted, ensemble=ensemble, **ENGINE)
+    expected = dmgn.restore(rainy, model=tiny_checkpoint, ensemble=ensemble, **ENGINE)
     np.testing.assert_array_equal(viewer.layers["street background"].data, expected.background)
-    to_store = dataclasses.replace(request, store=tmp_path / "out.zarr")
-    command, heed = recipe.as_command(to_store)
+    command, heed = recipe.as_command(dataclasses.replace(request, store=tmp_path / "out.zarr"))
     assert "--ensemble" not in command  # which the command refuses there
-    assert ("once, not as the mean of two views" in heed) == (ensemble is not False)
+    assert ("restores OME-Zarr once, not mirrored" in heed) == ensemble
 
 
 @pytest.mark.parametrize("there", ["results", "image"])

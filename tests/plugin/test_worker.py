@@ -76,17 +76,18 @@ def test_working_size_reaches_the_network_and_is_said(small_sighted, rainy, aske
     assert said.endswith(" s on CPU." if factor == 1 else f" s on CPU, the network at 1/{factor} size.")
 
 
-@pytest.mark.parametrize(("asked", "views"), [("auto", 2), (True, 2), (False, 1)])
-def test_two_views_reach_the_network_and_are_said(two_sighted, rainy, asked, views):
-    fixed = {"model": two_sighted, "device": "cpu", "precision": "float32"}
-    _, outcome = outcome_of(run(request_for(rainy, rgb=True, task="haze", ensemble=asked, **fixed), bool))
-    assert outcome.provenance["ensemble"] == (1.5 if views == 2 else False)
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_mirrored_view_reaches_the_network_and_is_said(tiny_checkpoint, rainy, asked):
+    fixed = {"model": tiny_checkpoint, "device": "cpu", "precision": "float32"}
+    _, outcome = outcome_of(run(request_for(rainy, rgb=True, ensemble=asked, **fixed), bool))
+    assert outcome.provenance["ensemble"] is asked
     background = outcome.layers[-1]
-    assert background.settings["metadata"]["napari_dmgn"]["ensemble"] == outcome.provenance["ensemble"]
-    expected = api.restore(rainy, "haze", ensemble=views == 2, **fixed).background
-    np.testing.assert_array_equal(background.data, expected)
+    assert background.settings["metadata"]["napari_dmgn"]["ensemble"] is asked
+    expected = {both: api.restore(rainy, ensemble=both, **fixed).background for both in (True, False)}
+    np.testing.assert_array_equal(background.data, expected[asked])
+    assert (expected[True] != expected[False]).any()
     said = summary("x", outcome, gone=False).partition("\n")[0]
-    assert said.endswith(" s on CPU, as the mean of two views." if views == 2 else " s on CPU.")
+    assert said.endswith(" s on CPU, and mirrored." if asked else " s on CPU.")
 
 
 def test_a_region_is_seen_at_the_size_of_its_whole(small_sighted, rainy):

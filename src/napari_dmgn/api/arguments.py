@@ -62,12 +62,10 @@ def check_downscale(downscale: object) -> int | str:
     return int(cast("int", downscale))
 
 
-def check_ensemble(ensemble: object) -> bool | str:
-    """Return whether two views of an image are restored, or "auto"."""
-    if _is_word(ensemble, "auto"):
-        return "auto"
+def check_ensemble(ensemble: object) -> bool:
+    """Return whether two views of an image are restored."""
     if not isinstance(ensemble, (bool, np.bool_)):
-        raise ValueError(f"ensemble is 'auto', True or False; got {brief(ensemble)}")
+        raise ValueError(f"ensemble is True or False; got {brief(ensemble)}")
     return bool(ensemble)
 
 

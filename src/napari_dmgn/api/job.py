@@ -13,7 +13,7 @@ import numpy as np
 from napari_dmgn import __version__, zoo
 from napari_dmgn.api.restoration import Events, Restoration, RestoreEvent
 from napari_dmgn.images import Array, FloatArray, IntensityRange, Layout, Picture, Results, find_ranges
-from napari_dmgn.tiling import downscale_factor, ensemble_factor, smaller
+from napari_dmgn.tiling import downscale_factor
 
 if TYPE_CHECKING:
     from napari_dmgn.inference import Part, Planes, Step
@@ -50,7 +50,7 @@ class Job:
     device: str
     engine: Mapping[str, Any]
     downscale: int | str
-    ensemble: bool | str
+    ensemble: bool
     layer: Any = None
 
     def events(self) -> Events:
@@ -90,9 +90,8 @@ class Job:
         return self.source
 
     def _views(self, model: "Model") -> "_Views":
-        card, shape = model.metadata.card, self.layout.frame_shape
-        factor = downscale_factor(self.downscale, card, shape)
-        return _Views(downscale=factor, enlarged=ensemble_factor(self.ensemble, card, smaller(shape, factor)))
+        factor = downscale_factor(self.downscale, model.metadata.card, self.layout.frame_shape)
+        return _Views(downscale=factor, mirrored=self.ensemble)
 
     def _infer(
         self, model: "Model", batch: "_Batch", views: "_Views", number: int, count: int
@@ -141,7 +140,7 @@ class Job:
             "tile": last["tile"],
             "halo": last["halo"],
             "downscale": views.downscale,
-            "ensemble": views.enlarged or False,
+            "ensemble": views.mirrored,
             **({"halo_error": max(errors)} if errors else {}),
             "windows": sum(int(report["windows"]) for report in reports),
             "fallbacks": list(dict.fromkeys(text for report in reports for text in report["fallbacks"])),
@@ -156,16 +155,16 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class _Views:
-    """At which sizes the network sees an image: smaller by `downscale`, and from there `enlarged` for a second view."""
+    """How the network sees the image: smaller by a factor, and also mirrored or not."""
 
     downscale: int
-    enlarged: float | None
+    mirrored: bool
 
     def infer(self) -> "Callable[..., Generator[Step | Planes, None, None]]":
         """Return what restores planes so, called like `iter_infer`."""
         from napari_dmgn.inference import iter_infer, iter_infer_ensemble, iter_infer_reduced
 
-        seen = iter_infer if self.enlarged is None else partial(iter_infer_ensemble, enlarged=self.enlarged)
+        seen = iter_infer_ensemble if self.mirrored else iter_infer
         return seen if self.downscale == 1 else partial(iter_infer_reduced, downscale=self.downscale, infer=seen)
 
 

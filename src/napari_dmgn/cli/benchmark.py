@@ -13,7 +13,6 @@ from typing import Any
 from napari_dmgn.cli.common import (
     add_json_option,
     add_model_options,
-    ensemble_word,
     model_arguments,
     positive,
     print_json,
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=size, nargs="+", default=[(1024, 1024)], metavar="WIDTHxHEIGHT", help="default: 1024x1024"
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="timed runs (default: 5)")
-    add_model_options(parser, downscale=1, ensemble=False)  # what is measured is the network
+    add_model_options(parser, downscale=1)  # what is measured is the network
     several = parser.add_argument_group("several cases", "every combination is measured, each in a process of its own")
     several.add_argument("--models", nargs="+", metavar="NAME|PATH", help="in place of --model")
     several.add_argument("--devices", nargs="+", metavar="DEVICE", help="in place of --device")
@@ -72,7 +71,8 @@ def _in_a_process(args: argparse.Namespace, case: dict[str, Any]) -> dict[str, A
     """Measure a case where no other has left its memory behind."""
     width, height = case["size"]
     words = ["benchmark", "--json", "--repeat", str(args.repeat), "--halo", str(args.halo)]
-    words += ["--downscale", str(args.downscale), "--ensemble", ensemble_word(args.ensemble)]
+    words += ["--downscale", str(args.downscale)]
+    words += ["--ensemble"] if args.ensemble else []
     words += [] if args.task is None else ["--task", args.task]
     words += ["--size", f"{width}x{height}", "--device", case["device"], "--precision", case["precision"]]
     words += ["--tile", "none" if case["tile"] is None else str(case["tile"])]
@@ -163,7 +163,7 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['width']} x {report['height']} ({report['megapixels']:.2f} megapixels), "
         f"model {report['model']}, {report['device']}, {report['precision']}, "
         f"{report['threads']} threads, torch {report['torch']}"
-        f"{_smaller(report['downscale'])}{_second_view(report['ensemble'])}\n"
+        f"{_smaller(report['downscale'])}{', and mirrored' if report['ensemble'] else ''}\n"
         f"min {report['seconds_min']:.3f} s, median {report['seconds_median']:.3f} s "
         f"of {report['repeat']} runs; "
         f"{report['megapixels_per_second']:.2f} megapixels/s; "
@@ -173,12 +173,6 @@ def _print(report: dict[str, Any]) -> None:
 
 def _smaller(factor: int) -> str:
     return f", the network sees it {factor} times smaller" if factor > 1 else ""
-
-
-def _second_view(factor: float | bool) -> str:
-    if not factor:
-        return ""
-    return ", and a mirrored copy" + (f" {factor:g} times as large" if factor != 1 else "")
 
 
 def _print_row(report: dict[str, Any], *, heading: bool) -> None:

@@ -36,10 +36,8 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def add_model_options(
-    parser: argparse.ArgumentParser, *, downscale: int | str = "auto", ensemble: bool | str = "auto"
-) -> None:
-    """Add the options that say which network runs, and how; `downscale` and `ensemble` are defaults."""
+def add_model_options(parser: argparse.ArgumentParser, *, downscale: int | str = "auto") -> None:
+    """Add the options that say which network runs, and how; `downscale` is a default."""
     parser.add_argument(
         "--task", choices=TASKS, help="what to remove (default: what --model was trained for, else rain)"
     )
@@ -56,23 +54,19 @@ def add_model_options(
         help="pixels that a window reads beyond what it writes; used with a number as --tile, and for OME-Zarr "
         "(strips need none; default: exact)",
     )  # fmt: skip
-    add_view_options(parser, downscale=downscale, ensemble=ensemble)
+    add_view_options(parser, downscale)
 
 
-def add_view_options(
-    parser: argparse.ArgumentParser, *, downscale: int | str = "auto", ensemble: bool | str = "auto"
-) -> None:
-    """Add the options that say at which sizes the network sees an image, with their defaults."""
+def add_view_options(parser: argparse.ArgumentParser, downscale: int | str = "auto") -> None:
+    """Add the options that let the network see a smaller copy, and a mirrored one; `downscale` is a default."""
     parser.add_argument(
         "--downscale", type=_downscale, default=downscale, metavar="auto|N",
         help="let the network see the image N times smaller, and carry the result back to all pixels: for haze and "
         f"reflections in large images, not for rain; auto: as the model's card says (default: {downscale})",
     )  # fmt: skip
     parser.add_argument(
-        "--ensemble", type=_ensemble, default=ensemble, metavar="auto|on|off",
-        help="restore a mirrored copy of the image, too, enlarged where the model's card says so, and take the mean of "
-        "both: often better, and two or more times as slow; auto: as the card says "
-        f"(default: {ensemble_word(ensemble)})",
+        "--ensemble", action="store_true",
+        help="restore each image mirrored, too, and take the mean of both: somewhat better, and twice as slow",
     )  # fmt: skip
 
 
@@ -145,18 +139,6 @@ def halo(text: str) -> str | int:
 
 def _downscale(text: str) -> str | int:
     return text if text == "auto" else _whole_number(text, least=1, others="auto or ")
-
-
-def _ensemble(text: str) -> bool | str:
-    found = {ensemble_word(value): value for value in ("auto", True, False)}
-    if text not in found:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither {', '.join(list(found)[:-1])} nor {list(found)[-1]}")
-    return found[text]
-
-
-def ensemble_word(ensemble: bool | str) -> str:
-    """Put the setting of `restore` into the word that the option takes."""
-    return ensemble if isinstance(ensemble, str) else {True: "on", False: "off"}[ensemble]
 
 
 def whole(text: str) -> int:

@@ -187,7 +187,7 @@ def job_of(source: Source, args: argparse.Namespace) -> Job:
             raise UsageError("--masks is for results in files; OME-Zarr results have no masks")
         if args.downscale not in ("auto", 1):
             raise UsageError("--downscale is for results in files; OME-Zarr images are restored at full size")
-        if args.ensemble is True:
+        if args.ensemble:
             raise UsageError("--ensemble is for results in files; OME-Zarr images are restored once, window by window")
         if args.series is not None:
             raise UsageError("--series is for TIFF images whose results are files, not OME-Zarr")

@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     zarr = parser.add_argument_group(
         "OME-Zarr", "Results of OME-Zarr images are such, and of any image where -o ends in .zarr: one image "
-        "whose groups are background, noise and noise_map, restored at full size and once (--downscale 1 "
-        "--ensemble off). A run that was stopped goes on where it was.",
+        "whose groups are background, noise and noise_map, restored once, at full size (--downscale 1). "
+        "A run that was stopped goes on where it was.",
     )  # fmt: skip
     zarr.add_argument("--level", type=whole, default=0, metavar="N", help="resolution to read (default: 0, the finest)")
     zarr.add_argument(

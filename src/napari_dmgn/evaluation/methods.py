@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_dmgn.model.cost import cost
-from napari_dmgn.tiling import downscale_factor, ensemble_factor, smaller
+from napari_dmgn.tiling import downscale_factor
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -49,7 +49,7 @@ def method_of_model(
     tile: int | str | None = "auto",
     halo: int | str = "exact",
     downscale: int | str = "auto",
-    ensemble: bool | str = "auto",
+    ensemble: bool = False,
 ) -> Method:
     """Return a model as a method; it is loaded now.
 
@@ -68,7 +68,7 @@ def method_of_model(
     loaded = shared_model(model, device=device) if isinstance(model, (str, Path)) else model
     metadata = loaded.metadata
     resolved = check_engine(device, precision, tile, halo)
-    asked, views = check_downscale(downscale), check_ensemble(ensemble)
+    asked, mirrored = check_downscale(downscale), check_ensemble(ensemble)
 
     def run(picture: Array) -> Array:
         # A range that no picture's own extremes move: what is black and white is the same for all.
@@ -84,17 +84,13 @@ def method_of_model(
             tile=tile,
             halo=halo,
             downscale=asked,
-            ensemble=views,
+            ensemble=mirrored,
         ).background
         return background if background.dtype.kind == "u" else np.clip(background, 0, 1)
 
     def gmac(height: int, width: int) -> float:
         factor = downscale_factor(asked, metadata.card, (height, width))
-        seen = smaller((height, width), factor)
-        macs = cost(loaded.config, *seen).macs
-        if (enlarged := ensemble_factor(views, metadata.card, seen)) is not None:
-            macs += cost(loaded.config, *(round(side * enlarged) for side in seen)).macs
-        return macs / 1e9
+        return cost(loaded.config, -(-height // factor), -(-width // factor)).macs / 1e9 * (2 if mirrored else 1)
 
     return Method(
         name=metadata.name,
@@ -107,7 +103,7 @@ def method_of_model(
             "device": resolved,
             "precision": resolve_precision(precision, resolved),
             "downscale": asked,
-            "ensemble": views,
+            "ensemble": mirrored,
             "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
             "gmac_256": round(cost(loaded.config, 256, 256).macs / 1e9, 3),
         },

@@ -71,7 +71,7 @@ def evaluate(
     tile: int | str | None = "auto",
     halo: int | str = "exact",
     downscale: int | str = "auto",
-    ensemble: bool | str = "auto",
+    ensemble: bool = False,
     progress: Callable[[EvaluationEvent], object] | None = None,
 ) -> Evaluation:
     """Score models on pairs of pictures with and without noise.
@@ -135,7 +135,7 @@ def iter_evaluate(
     tile: int | str | None = "auto",
     halo: int | str = "exact",
     downscale: int | str = "auto",
-    ensemble: bool | str = "auto",
+    ensemble: bool = False,
 ) -> Events:
     """Evaluate pair by pair, as `evaluate` does, in steps that a caller can stop.
 

@@ -1,55 +1,56 @@
-"""Restoring planes twice, as they are and as a mirrored, enlarged copy, and taking the mean.
+"""Restoring planes twice, as they are and mirrored, and taking the mean.
 
-What a network takes for noise depends a little on which side is left, and on how many pixels a thing has; what lies
-over a picture does not. The mean of what two views of it bring has fewer such errors (geometric self-ensemble: Timofte,
-Rothe and Van Gool, "Seven ways to improve example-based single image super resolution", CVPR 2016; there the views
-are mirrored and turned).
+What a network takes for noise depends a little on which side is left; what lies over a picture does not. The mean of
+what two views of it bring has fewer such errors (geometric self-ensemble: Timofte, Rothe and Van Gool, "Seven ways to
+improve example-based single image super resolution", CVPR 2016). A mirror is the one symmetry that photographs have:
+turned, a scene stands on its head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
 
 from napari_dmgn.inference.engine import count_steps, iter_infer
-from napari_dmgn.inference.memory import is_out_of_memory, words
-from napari_dmgn.inference.planes import Collector, Mask, Part, Pixels, Planes, Sink, Step, finished, whole_mask
+from napari_dmgn.inference.planes import (
+    Collector,
+    FloatArray,
+    Part,
+    Pixels,
+    Planes,
+    Sink,
+    Step,
+    finished,
+    whole_mask,
+)
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
 
 __all__ = ["iter_infer_ensemble"]
 
-_PUT_PIXELS = 1 << 20
-"""Pixels that are put at a time."""
-
 
 def iter_infer_ensemble(
     model: Model,
     batch: Pixels,
     *,
-    enlarged: float,
     masks: bool = False,
     sink: Sink | None = None,
     **engine: Any,
 ) -> Generator[Step | Planes, None, None]:
-    """Restore planes and a mirrored, enlarged copy of them, one step at a time; the last item holds the mean.
+    """Restore planes as they are and mirrored, one step at a time; the last item holds the mean of both.
 
-    Beside what one view takes, some 13 float32 values of every pixel are in memory, and 23 of every pixel of the copy.
+    Beside what one view takes, the first one's results are in memory: ten float32 values of every pixel.
 
     Parameters
     ----------
     model : Model
     batch : (N, 3, H, W) float32 array in [0, 1], or what reads like one
-        Read as a whole.
-    enlarged : float
-        1 or more. How much larger the copy is along each axis.
+        Read twice, piece by piece.
     masks : bool
         Keep every cell's mask, those of the planes as they are.
     sink : Sink or None
@@ -59,46 +60,17 @@ def iter_infer_ensemble(
 
     Raises
     ------
-    ValueError
+    ValueError, MemoryError
         As `iter_infer` does.
-    MemoryError
-        Two views do not fit.
     """
     n, _, h, w = batch.shape
-    size = round(h * enlarged), round(w * enlarged)
-    strips = range(0, h, max(1, _PUT_PIXELS // max(1, n * w)))
-    later = count_steps(model, (n, 3, *size), **engine) + len(strips)
-    try:
-        kept = Collector(n, h, w) if sink is None else None
-        put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
-        own, done = yield from _passed_on(iter_infer(model, batch, masks=masks, **engine), 0, later)
-        own_masks = {name: whole_mask(mask) for name, mask in (own.masks or {}).items()}
-        report = own.report
-        image = torch.from_numpy(np.require(batch[0:n, 0:3, 0:h, 0:w], np.float32, ["C", "W"]))
-        # A view's changes, not its pixels, are carried back: edges and texture stay the image's own.
-        mean = _changes(image, own)
-        del own
-
-        copy = F.interpolate(image, size, mode="bicubic", align_corners=False).clamp_(0, 1).flip(-1)
-        other, done = yield from _passed_on(iter_infer(model, copy.numpy(), **engine), done, len(strips))
-        report = _joined(report, other.report)
-        changes = _changes(copy, other)
-        del copy, other
-        for channel in range(mean.shape[1]):  # one after the other, for the memory's sake
-            values = changes[:, channel : channel + 1]
-            back = F.interpolate(values, (h, w), mode="bilinear", antialias=True, align_corners=False).flip(-1)
-            mean[:, channel : channel + 1].lerp_(back, 0.5)
-        del changes
-
-        for number, start in enumerate(strips, 1):
-            rows = slice(start, min(start + strips.step, h))
-            put(_part(image, mean, rows, own_masks if number == 1 else {}))
-            yield Step(done=done + number, total=done + len(strips))
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryError(f"out of memory with two views of {w}x{h} pixels; one takes less: {words(error)}") from error
-    yield finished(n, kept, masks=masks, report=report)
+    later = count_steps(model, (n, 3, h, w), **engine)
+    kept = Collector(n, h, w) if sink is None else None
+    put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
+    own, done = yield from _passed_on(iter_infer(model, batch, masks=masks, **engine), 0, later)
+    mean = _Mean(own, put)
+    other, _ = yield from _passed_on(iter_infer(model, _Mirrored(batch), sink=mean, **engine), done, 0)
+    yield finished(n, kept, masks=masks, report=_joined(own.report, other.report))
 
 
 def _passed_on(
@@ -115,33 +87,59 @@ def _passed_on(
     raise RuntimeError("inference ended without a result")
 
 
-def _changes(image: Tensor, planes: Planes) -> Tensor:
-    """Return what a network makes of (N, 3, H, W) images as (N, 10, H, W): changes of both images, noise, its map."""
-    n, _, h, w = image.shape
-    changes = torch.empty((n, 10, h, w), dtype=torch.float32)
-    torch.sub(torch.from_numpy(planes.background), image, out=changes[:, 0:3])
-    torch.sub(torch.from_numpy(planes.coarse), image, out=changes[:, 3:6])
-    changes[:, 6:9] = torch.from_numpy(planes.noise)
-    changes[:, 9] = torch.from_numpy(planes.noise_map)
-    return changes
+class _Mirrored:
+    """Planes with left and right exchanged, as they are read."""
+
+    def __init__(self, batch: Pixels) -> None:
+        self._batch = batch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, 3, H, W)."""
+        return self._batch.shape
+
+    def __getitem__(self, place: tuple[slice, ...], /) -> NDArray[Any]:
+        """Return the part at four slices."""
+        width = self.shape[-1]
+        first, last, _ = place[-1].indices(width)
+        return self._batch[(*place[:-1], slice(width - last, width - first))][..., ::-1].copy()
 
 
-def _part(image: Tensor, changes: Tensor, rows: slice, masks: dict[str, Mask]) -> Part:
-    image, changes = image[:, :, rows], changes[:, :, rows]
-    background, coarse = ((image + changes[:, i : i + 3]).clamp_(0, 1).numpy() for i in (0, 3))
-    return Part(
-        rows=(rows.start, rows.stop),
-        columns=(0, image.shape[-1]),
-        background=background,
-        coarse=coarse,
-        noise=changes[:, 6:9].numpy(),
-        noise_map=changes[:, 9].numpy(),
-        masks=masks,
-    )
+class _Mean:
+    """The sink that takes parts of the mirrored planes, and passes on the mean of these and of the planes' own."""
+
+    def __init__(self, own: Planes, put: Callable[[Part], None]) -> None:
+        self._own = own
+        self._put = put
+        self._masks = {name: whole_mask(mask) for name, mask in (own.masks or {}).items()}
+
+    def put(self, part: Part) -> None:
+        """Take a part; where its step fails it comes again."""
+        width = self._own.noise_map.shape[-1]
+        columns = width - part.columns[1], width - part.columns[0]
+        place = (..., slice(*part.rows), slice(*columns))
+
+        def mean(name: str) -> FloatArray:
+            own: FloatArray = getattr(self._own, name)[place]
+            both: FloatArray = (own + getattr(part, name)[..., ::-1]) / np.float32(2)
+            return both
+
+        self._put(
+            Part(
+                rows=part.rows,
+                columns=columns,
+                background=mean("background"),
+                coarse=mean("coarse"),
+                noise=mean("noise"),
+                noise_map=mean("noise_map"),
+                masks=self._masks,
+            )
+        )
+        self._masks = {}
 
 
 def _joined(own: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Return the report of both views: device and settings are those of the second, the larger one."""
+    """Return the report of both views: device and settings are those with which the second ended."""
     joined = other | {
         "windows": own["windows"] + other["windows"],
         "fallbacks": list(dict.fromkeys([*own["fallbacks"], *other["fallbacks"]])),

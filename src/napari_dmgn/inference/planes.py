@@ -29,7 +29,7 @@ class Pixels(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One window of one phase is done, or one strip is carried back from a smaller image or two views.
+    """One window of one phase is done, or one strip is carried back from a smaller image.
 
     Attributes
     ----------

@@ -54,7 +54,7 @@ def restore_lazy(
     which this package has to be installed. A frame is one task where it is one window, and two a
     window otherwise; small frames share a task. A task reads only the chunks that its window and
     halo lie in. With the same device, precision, halo and tile (a number, or frames of one window)
-    the results are those of `restore` with ``downscale=1, ensemble=False``, bit for bit; but pixels that lie more than
+    the results are those of `restore` with ``downscale=1``, bit for bit; but pixels that lie more than
     32 within a hole of NaN are filled from what their window sees, not from the whole frame.
 
     Parameters

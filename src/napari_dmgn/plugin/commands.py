@@ -63,7 +63,7 @@ def quick_restore(viewer: ViewerModel, task: str) -> None:
         device=chosen.device,
         precision=chosen.precision,
         downscale=chosen.downscale_setting(),
-        ensemble=chosen.ensemble_setting(),
+        ensemble=chosen.ensemble,
         tile=chosen.tile_setting(),
         dtype=chosen.output_type,
         not_trained_for=likeness.excluded(model.card),

@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_dmgn.plugin.source import Source
 from napari_dmgn.plugin.volumes import result_shape
-from napari_dmgn.tiling import downscale_factor, ensemble_factor, smaller
+from napari_dmgn.tiling import downscale_factor
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,7 +30,6 @@ __all__ = [
     "pace",
     "remember",
     "speed_file",
-    "views_factor",
     "working_factor",
 ]
 
@@ -42,8 +41,7 @@ _MEASURED_SIDE = 512
 # To carry the results of a smaller image back to all pixels, which one core of a CPU does: seconds per million pixels,
 # bytes per pixel of a strip, pixels of a strip, and bytes per pixel of the smaller image.
 _CARRIED_SECONDS, _CARRIED_BYTES, _CARRIED_PIXELS, _SMALL_BYTES = 0.3, 200, 1 << 20, 60
-# Of two views: float32 values that are kept of a pixel of the image as it is, and of its copy.
-_OWN_VALUES, _COPY_VALUES = 13, 23
+_FIRST_VIEW_BYTES = 40  # of each pixel that the network sees, where the image is restored mirrored, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +97,9 @@ def duration(seconds: float) -> str:
 def estimate_request(request: Request, source: Source, card: Mapping[str, Any]) -> Estimate:
     """Estimate what a request for a source takes, by the card of its model."""
     factor = working_factor(request.downscale, card, source)
-    enlarged = _enlarged(request.ensemble, card, source, factor)
-    known = pace(request.model, request.device, request.precision, factor, enlarged)
+    known = pace(request.model, request.device, request.precision, factor, ensemble=request.ensemble)
     kept = () if request.store is not None else request.outputs
-    return estimate(source, kept, request.result_type(), known, factor, enlarged)
+    return estimate(source, kept, request.result_type(), known, factor, ensemble=request.ensemble)
 
 
 def working_factor(downscale: str | int, card: Mapping[str, Any], source: Source) -> int:
@@ -111,24 +108,14 @@ def working_factor(downscale: str | int, card: Mapping[str, Any], source: Source
     return downscale_factor(downscale, card, (height, width))
 
 
-def views_factor(request: Request, source: Source) -> float | None:
-    """Return how much larger the second view of a request is, or None for one view."""
-    card = request.card()
-    return _enlarged(request.ensemble, card, source, working_factor(request.downscale, card, source))
-
-
-def _enlarged(ensemble: bool | str, card: Mapping[str, Any], source: Source, factor: int) -> float | None:
-    height, width = source.plain_shape[-2:]
-    return ensemble_factor(ensemble, card, smaller((height, width), factor))
-
-
 def estimate(
     source: Source,
     outputs: Collection[str],
     dtype: np.dtype[Any],
     known: Pace | None,
     downscale: int = 1,
-    enlarged: float | None = None,
+    *,
+    ensemble: bool = False,
 ) -> Estimate:
     """Estimate a run.
 
@@ -139,7 +126,7 @@ def estimate(
     dtype : of background and coarse
     known : the pace of the model at this working size, if it was measured
     downscale : factor by which the image is made smaller for the network
-    enlarged : how much larger a second view is, if there is one
+    ensemble : whether it is restored mirrored, too
     """
     sizes = {"background": dtype.itemsize, "coarse": dtype.itemsize}
     memory = sum(math.prod(result_shape(source, output)) * sizes.get(output, 4) for output in outputs)
@@ -150,12 +137,11 @@ def estimate(
     if known is None:
         return Estimate(seconds=None, memory=memory)
     seen = source.frame_pixels // downscale**2
-    largest = seen * max(1.0, (enlarged or 1.0) ** 2)
-    working = min(largest, known.strip_pixels) * known.bytes_per_pixel
+    working = min(seen, known.strip_pixels) * known.bytes_per_pixel
     if downscale > 1:  # first the network is at work, then its results are carried back
         working = max(working, min(source.frame_pixels, _CARRIED_PIXELS) * _CARRIED_BYTES) + seen * _SMALL_BYTES
-    if enlarged is not None:
-        working += seen * 4 * (_OWN_VALUES + _COPY_VALUES * enlarged**2)
+    if ensemble:
+        working += seen * _FIRST_VIEW_BYTES
     memory += int(working)
     seconds = known.seconds * source.frames * source.frame_pixels / 1e6
     return Estimate(seconds=seconds, memory=memory)
@@ -168,22 +154,20 @@ def speed_file() -> Path:
     return Path(platformdirs.user_cache_dir("napari-dmgn", appauthor=False)) / "speed.json"
 
 
-def pace(
-    model: Path | None, device: str, precision: str, downscale: int = 1, enlarged: float | None = None
-) -> Pace | None:
+def pace(model: Path | None, device: str, precision: str, downscale: int = 1, *, ensemble: bool = False) -> Pace | None:
     """Return what is known of a model with these settings ("auto" is the last run with them).
 
-    Of two views the pace is reckoned from that of one where there was no run with them, and of a working size from
-    that at full size.
+    Of a working size at which there was no run, the pace is reckoned from that at full size, and of two views from that
+    of one.
     """
     try:
-        return Pace(**_read()[_key(model, device, precision, downscale, enlarged)])
+        return Pace(**_read()[_key(model, device, precision, downscale, ensemble)])
     except (KeyError, TypeError):
-        if downscale == 1 and enlarged is None:
+        if downscale == 1 and not ensemble:
             return None
-    if enlarged is not None:
+    if ensemble:
         one = pace(model, device, precision, downscale)
-        return one and replace(one, seconds=one.seconds * (1 + enlarged**2))
+        return one and replace(one, seconds=2 * one.seconds)
     full = pace(model, device, precision)
     return full and replace(full, seconds=full.seconds / downscale**2 + _CARRIED_SECONDS)
 
@@ -210,8 +194,7 @@ def measure(model: Path, device: str, precision: str) -> Pace:
     picture = rng.integers(0, 256, (_MEASURED_SIDE, _MEASURED_SIDE, 3), np.uint8)
     report: Mapping[str, Any] = {}
     for _ in range(2):
-        settings: dict[str, Any] = {"device": device, "precision": precision, "downscale": 1, "ensemble": False}
-        report = api.restore(picture, model=model, **settings).provenance
+        report = api.restore(picture, model=model, device=device, precision=precision, downscale=1).provenance
     _write(model, device, precision, report, float(report["seconds"]) / _MEASURED_SIDE**2 * 1e6)
     found = pace(model, device, precision)
     if found is None:
@@ -230,7 +213,7 @@ def _write(model: Path | None, device: str, precision: str, report: Mapping[str,
     }
     everything = _read()
     for asked in ((device, precision), (str(report["device"]), str(report["precision"]))):
-        everything[_key(model, *asked, report.get("downscale", 1), report.get("ensemble") or None)] = found
+        everything[_key(model, *asked, report.get("downscale", 1), report.get("ensemble", False))] = found
     try:
         path = speed_file()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,11 +243,11 @@ def _memory(model: Path, device: str, precision: str) -> dict[str, float]:
     }
 
 
-def _key(model: Path | None, device: str, precision: str, downscale: int, enlarged: float | None = None) -> str:
+def _key(model: Path | None, device: str, precision: str, downscale: int, ensemble: bool) -> str:
     size = model.stat().st_size if model is not None and model.is_file() else 0
     name = "" if model is None else model.name
-    views = "" if enlarged is None else f" and {enlarged:g}"
-    return f"{name} {size} {device} {precision}{f' 1/{downscale}' if downscale > 1 else ''}{views}"
+    views = f"{f' 1/{downscale}' if downscale > 1 else ''}{' and mirrored' if ensemble else ''}"
+    return f"{name} {size} {device} {precision}{views}"
 
 
 def _read() -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Preferences:
     device: str = "auto"
     precision: str = "auto"
     downscale: str = "auto"
-    ensemble: str = "auto"
+    ensemble: bool = False
     tile: str = "auto"
     output_type: str = "same"
     models_folder: str = ""
@@ -30,10 +30,6 @@ class Preferences:
     def downscale_setting(self) -> str | int:
         """Return the factor of the working size as `restore` takes it."""
         return "auto" if self.downscale == "auto" else int(self.downscale)
-
-    def ensemble_setting(self) -> bool | str:
-        """Return whether two views are restored as `restore` takes it."""
-        return "auto" if self.ensemble == "auto" else self.ensemble == "on"
 
     def tile_setting(self) -> str | int | None:
         """Return the tile as `restore` takes it."""

@@ -19,7 +19,7 @@ _DEFAULTS: dict[str, Any] = {
     "device": "auto",
     "precision": "auto",
     "downscale": "auto",
-    "ensemble": "auto",
+    "ensemble": False,
     "tile": "auto",
     "halo": "exact",
     "dtype": "same",
@@ -74,8 +74,8 @@ def as_command(request: Request) -> tuple[str, str]:
     to_store = _is_of_stores(request)
     if request.downscale != "auto" and not to_store:
         words += ["--downscale", str(request.downscale)]
-    if request.ensemble != "auto" and not to_store:
-        words += ["--ensemble", "on" if request.ensemble else "off"]
+    if request.ensemble and not to_store:
+        words.append("--ensemble")
     if request.tile != "auto":
         words += ["--tile", "none" if request.tile is None else str(request.tile)]
     if request.intensity_range != "auto":
@@ -94,8 +94,8 @@ def as_command(request: Request) -> tuple[str, str]:
         notes.append("The command restores the whole file, not the region.")
     if to_store and estimate.working_factor(request.downscale, request.card(), source) > 1:
         notes.append("The command restores OME-Zarr at full size, not at the working size.")
-    if to_store and estimate.views_factor(request, source) is not None:
-        notes.append("The command restores OME-Zarr once, not as the mean of two views.")
+    if to_store and request.ensemble:
+        notes.append("The command restores OME-Zarr once, not mirrored, too.")
     return " ".join(shlex.quote(word) for word in words), " ".join(notes)
 
 

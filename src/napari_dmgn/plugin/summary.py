@@ -46,7 +46,7 @@ def summary(name: str, outcome: Restored, *, gone: bool) -> str:
     if (factor := provenance.get("downscale", 1)) > 1:
         parts.append(f", the network at 1/{factor} size")
     if provenance.get("ensemble"):
-        parts.append(", as the mean of two views")
+        parts.append(", and mirrored")
     parts.append(".")
     for key, what in (("clipped_pixels", "clipped to the data type"), ("nonfinite_pixels", "NaN or infinite")):
         if provenance.get(key):

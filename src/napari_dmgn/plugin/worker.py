@@ -63,7 +63,7 @@ class Request:
     device: str = "auto"
     precision: str = "auto"
     downscale: str | int = "auto"
-    ensemble: bool | str = "auto"
+    ensemble: bool = False
     tile: str | int | None = "auto"
     halo: str | int = "exact"
     dtype: str = "same"
@@ -363,7 +363,7 @@ def explain(error: Exception) -> str:
     """Put an exception into a sentence for the status line."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return "Not enough memory. Choose a smaller region, or under Advanced a smaller tile, one view or the CPU."
+        return "Not enough memory. Choose a smaller region, a smaller tile or the CPU under Advanced."
     if isinstance(error, ModuleNotFoundError) and (error.name or "torch").split(".")[0] != "torch":
         return text  # of an optional package, and how to get it
     if isinstance(error, ImportError) or "WinError 1114" in text:

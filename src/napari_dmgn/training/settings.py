@@ -17,7 +17,6 @@ from napari_dmgn.losses import RECIPES, LossWeights
 from napari_dmgn.model.config import PRESETS, NetworkConfig
 from napari_dmgn.synthesis import mixtures
 from napari_dmgn.synthesis.variation import Variation
-from napari_dmgn.tiling import MOST_ENLARGED
 from napari_dmgn.training.checks import check, is_number, is_whole, known, plain, read_settings, rows
 from napari_dmgn.training.optimiser import OPTIMISERS
 
@@ -158,8 +157,7 @@ class TrainConfig:
     """Write the model's weights as float16, but for tensors of few values (`checkpoint.halve`)."""
     card: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the model card, such as licence, data or not_trained_for. Of images whose shorter side has
-    two or more times `working_side` pixels the model will be shown smaller copies, and with `ensemble` a mirrored copy
-    so many times as large, too; see `restore`."""
+    two or more times `working_side` pixels the model will be shown smaller copies; see `restore`."""
 
     def __post_init__(self) -> None:
         """Check every setting before any work."""
@@ -265,9 +263,6 @@ class TrainConfig:
         side = self.card.get("working_side")
         good = side is None or (is_whole(side) and side >= 1)
         check("working_side of the card", side, good, "a whole number of pixels")
-        factor = self.card.get("ensemble")
-        good = factor is None or (is_number(factor) and 1 <= factor <= MOST_ENLARGED)
-        check("ensemble of the card", factor, good, f"a factor from 1 to {MOST_ENLARGED}")
 
     def _check_sources(self) -> None:
         self.source_specs()
