@@ -53,9 +53,10 @@ def restore_lazy(
     Any scheduler will do: threads, processes, or the machines of a `dask.distributed` cluster, on
     which this package has to be installed. A frame is one task where it is one window, and two a
     window otherwise; small frames share a task. A task reads only the chunks that its window and
-    halo lie in. With the same device, precision, halo and tile (a number, or frames of one window)
-    the results are those of `restore` with ``downscale=1``, bit for bit; but pixels that lie more than
-    32 within a hole of NaN are filled from what their window sees, not from the whole frame.
+    halo lie in. With the same device, precision, halo and tile (a number, or frames of one window), and
+    on a CPU as many threads, the results are those of `restore` with ``downscale=1``, bit for bit; but
+    pixels that lie more than 32 within a hole of NaN are filled from what their window sees, not from
+    the whole frame.
 
     Parameters
     ----------
