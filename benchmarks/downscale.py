@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model's name or file (default: the task's own)")
     parser.add_argument("--side", type=int, default=1200)
     parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--ensemble", action="store_true", help="two views of each")
+    parser.add_argument("--ensemble", action="store_true", help="restore each mirrored, too")
     args = parser.parse_args()
     logging.disable(logging.WARNING)  # a model apart is trained for what its card says
     photographs = [np.asarray(Image.open(path).convert("RGB")) for path in find_pictures(args.folder)]

@@ -74,8 +74,8 @@ def restore(
         `working_side` is the least shorter side, in pixels, that the network is to see. Without it, and with smaller
         images, it is 1. The provenance has the factor; `tile`, `halo` and masks are those of the smaller image.
     ensemble : whether the image is restored mirrored, too, and the mean of both is the result
-        Better by a tenth or two of a decibel in small pictures, hardly in large ones, and twice as slow. Ten float32
-        values of every pixel that the network sees are kept in memory meanwhile.
+        Better by a tenth or two of a decibel in small pictures, hardly in large ones, and up to twice as slow. Ten
+        float32 values of every pixel that the network sees are kept in memory meanwhile, with `iter_restore_into` too.
     masks : also return the masks of the deep-masking cells
     dtype : type of the background; values are rounded and saturated, not rescaled
         As integers NaN is 0, and infinite pixels are the type's limits.

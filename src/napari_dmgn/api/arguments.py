@@ -63,7 +63,7 @@ def check_downscale(downscale: object) -> int | str:
 
 
 def check_ensemble(ensemble: object) -> bool:
-    """Return whether two views of an image are restored."""
+    """Return whether an image is restored mirrored, too."""
     if not isinstance(ensemble, (bool, np.bool_)):
         raise ValueError(f"ensemble is True or False; got {brief(ensemble)}")
     return bool(ensemble)

@@ -66,7 +66,7 @@ def add_view_options(parser: argparse.ArgumentParser, downscale: int | str = "au
     )  # fmt: skip
     parser.add_argument(
         "--ensemble", action="store_true",
-        help="restore each image mirrored, too, and take the mean of both: somewhat better, and twice as slow",
+        help="restore each image mirrored, too, and take the mean of both: somewhat better, and up to twice as slow",
     )  # fmt: skip
 
 

@@ -3,8 +3,7 @@
 `iter_infer` restores planes on this machine. Its parts are there for those who have the image's windows on
 several machines: `plan` cuts the image, `window_sums` is phase 1 of one window, `gains` joins the sums of all,
 and `restore_window` is phase 2 of one window. `iter_infer_reduced` restores large planes from a smaller copy,
-`iter_infer_ensemble` takes the mean
-of two views.
+and `iter_infer_ensemble` restores planes mirrored, too.
 """
 
 from napari_dmgn.inference.engine import iter_infer

@@ -63,11 +63,12 @@ def iter_infer_ensemble(
     ValueError, MemoryError
         As `iter_infer` does.
     """
+    first = iter_infer(model, batch, masks=masks, **engine)  # which checks all of them
     n, _, h, w = batch.shape
     later = count_steps(model, (n, 3, h, w), **engine)
     kept = Collector(n, h, w) if sink is None else None
     put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
-    own, done = yield from _passed_on(iter_infer(model, batch, masks=masks, **engine), 0, later)
+    own, done = yield from _passed_on(first, 0, later)
     mean = _Mean(own, put)
     other, _ = yield from _passed_on(iter_infer(model, _Mirrored(batch), sink=mean, **engine), done, 0)
     yield finished(n, kept, masks=masks, report=_joined(own.report, other.report))

@@ -37,7 +37,7 @@ SIZES: list[tuple[str, str | int]] = [
 VIEWS: list[tuple[str, bool]] = [("As it is", False), ("And mirrored", True)]
 _VIEWS_TIP = (
     "Restored as it is and mirrored, the mean of both errs a little less: by a tenth or two of a decibel in small "
-    "pictures, hardly in large ones. It takes twice as long."
+    "pictures, hardly in large ones. It takes up to twice as long."
 )
 _SIZE_TIP = (
     "The size at which the network sees the image; the results have all pixels. At 1/3 it sees the means of blocks of "

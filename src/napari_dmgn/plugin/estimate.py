@@ -134,14 +134,13 @@ def estimate(
     memory += source.frame_pixels * 3 * (2 * dtype.itemsize + 12)
     if source.lazy:
         memory += source.frame_pixels * (3 if source.rgb else 1) * source.dtype.itemsize
+    seen = source.frame_pixels // downscale**2
+    memory += seen * _FIRST_VIEW_BYTES if ensemble else 0
     if known is None:
         return Estimate(seconds=None, memory=memory)
-    seen = source.frame_pixels // downscale**2
     working = min(seen, known.strip_pixels) * known.bytes_per_pixel
     if downscale > 1:  # first the network is at work, then its results are carried back
         working = max(working, min(source.frame_pixels, _CARRIED_PIXELS) * _CARRIED_BYTES) + seen * _SMALL_BYTES
-    if ensemble:
-        working += seen * _FIRST_VIEW_BYTES
     memory += int(working)
     seconds = known.seconds * source.frames * source.frame_pixels / 1e6
     return Estimate(seconds=seconds, memory=memory)
@@ -167,7 +166,8 @@ def pace(model: Path | None, device: str, precision: str, downscale: int = 1, *,
             return None
     if ensemble:
         one = pace(model, device, precision, downscale)
-        return one and replace(one, seconds=2 * one.seconds)
+        carried = _CARRIED_SECONDS if downscale > 1 else 0.0  # once, in the end
+        return one and replace(one, seconds=max(one.seconds, 2 * one.seconds - carried))
     full = pace(model, device, precision)
     return full and replace(full, seconds=full.seconds / downscale**2 + _CARRIED_SECONDS)
 

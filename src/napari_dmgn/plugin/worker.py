@@ -363,7 +363,9 @@ def explain(error: Exception) -> str:
     """Put an exception into a sentence for the status line."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return "Not enough memory. Choose a smaller region, a smaller tile or the CPU under Advanced."
+        return (
+            "Not enough memory. Choose a smaller region, a smaller tile or the CPU under Advanced, and Seen: As it is."
+        )
     if isinstance(error, ModuleNotFoundError) and (error.name or "torch").split(".")[0] != "torch":
         return text  # of an optional package, and how to get it
     if isinstance(error, ImportError) or "WinError 1114" in text:
