@@ -59,7 +59,8 @@ class Job:
 
         started = time.perf_counter()
         model = self._load_model()
-        views = self._views(model)
+        factor = downscale_factor(self.downscale, model.metadata.card, self.layout.frame_shape)
+        views = _Views(downscale=factor, mirrored=self.ensemble)
         ranges = find_ranges(self.image, self.layout, self.wanted_range)
         results = self.results
         reports: list[dict[str, Any]] = []
@@ -88,10 +89,6 @@ class Job:
         if isinstance(self.source, zoo.ModelInfo):
             return zoo.shared_model(self.source.path, device=self.device)
         return self.source
-
-    def _views(self, model: "Model") -> "_Views":
-        factor = downscale_factor(self.downscale, model.metadata.card, self.layout.frame_shape)
-        return _Views(downscale=factor, mirrored=self.ensemble)
 
     def _infer(
         self, model: "Model", batch: "_Batch", views: "_Views", number: int, count: int

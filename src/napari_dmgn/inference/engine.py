@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from napari_dmgn.inference import phases
 from napari_dmgn.inference.memory import is_out_of_memory, release, reused, words
 from napari_dmgn.inference.noise import noise_store
-from napari_dmgn.inference.planes import Collector, Pixels, Planes, Sink, Step, finished
+from napari_dmgn.inference.planes import Pixels, Planes, Sink, Step, finished, taken_by
 from napari_dmgn.inference.plans import Plan, plan
 from napari_dmgn.inference.work import Job, Work, begin, pieces
 
@@ -108,9 +108,7 @@ def _plan(
 def _run(
     model: Model, batch: Pixels, made: Plan, masks: bool, sink: Sink | None
 ) -> Generator[Step | Planes, None, None]:
-    n, _, h, w = batch.shape
-    kept = Collector(n, h, w) if sink is None else None
-    put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
+    kept, put = taken_by(sink, batch.shape)
     job = Job(model=model, pixels=batch, plan=made, masks=masks, put=put)
     if made.strip is not None:
         job.noise = noise_store(model.config, batch.shape, made)
@@ -120,7 +118,7 @@ def _run(
     finally:
         if job.noise is not None:
             job.noise.close()
-    yield finished(n, kept, masks=masks, report=_report(job))
+    yield finished(batch.shape[0], kept, masks=masks, report=_report(job))
 
 
 def _work(job: Job) -> Generator[Step, None, None]:

@@ -9,7 +9,6 @@ turned, a scene stands on its head.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 
 from napari_dmgn.inference.engine import count_steps, iter_infer
 from napari_dmgn.inference.planes import (
-    Collector,
     FloatArray,
     Part,
     Pixels,
@@ -25,6 +23,8 @@ from napari_dmgn.inference.planes import (
     Sink,
     Step,
     finished,
+    passed_on,
+    taken_by,
     whole_mask,
 )
 
@@ -64,28 +64,12 @@ def iter_infer_ensemble(
         As `iter_infer` does.
     """
     first = iter_infer(model, batch, masks=masks, **engine)  # which checks all of them
-    n, _, h, w = batch.shape
-    later = count_steps(model, (n, 3, h, w), **engine)
-    kept = Collector(n, h, w) if sink is None else None
-    put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
-    own, done = yield from _passed_on(first, 0, later)
+    later = count_steps(model, batch.shape, **engine)
+    kept, put = taken_by(sink, batch.shape)
+    own, done = yield from passed_on(first, later=later)
     mean = _Mean(own, put)
-    other, _ = yield from _passed_on(iter_infer(model, _Mirrored(batch), sink=mean, **engine), done, 0)
-    yield finished(n, kept, masks=masks, report=_joined(own.report, other.report))
-
-
-def _passed_on(
-    steps: Generator[Step | Planes, None, None], done: int, later: int
-) -> Generator[Step, None, tuple[Planes, int]]:
-    """Pass steps on, between those that are done and those to come; return the planes and how many are done then."""
-    own = 0
-    with closing(steps):
-        for item in steps:
-            if isinstance(item, Planes):
-                return item, done + own
-            own = item.done
-            yield Step(done=done + own, total=done + item.total + later)
-    raise RuntimeError("inference ended without a result")
+    other, _ = yield from passed_on(iter_infer(model, _Mirrored(batch), sink=mean, **engine), done=done)
+    yield finished(batch.shape[0], kept, masks=masks, report=_joined(own.report, other.report))
 
 
 class _Mirrored:

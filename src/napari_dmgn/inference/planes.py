@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMAGES", "Collector", "Mask", "Part", "Pixels", "Planes", "Sink", "Step", "finished", "whole_mask"]
+__all__ = [
+    "IMAGES",
+    "Collector",
+    "Mask",
+    "Part",
+    "Pixels",
+    "Planes",
+    "Sink",
+    "Step",
+    "finished",
+    "passed_on",
+    "taken_by",
+    "whole_mask",
+]
 
 FloatArray = NDArray[np.float32]
 
@@ -134,6 +149,43 @@ class Collector:
             if name not in self.masks:
                 self.masks[name] = np.empty((len(self.noise_map), *mask.size), np.float32)
             self.masks[name][:, slice(*mask.rows), slice(*mask.columns)] = mask.values
+
+
+def taken_by(sink: Sink | None, shape: tuple[int, ...]) -> tuple[Collector | None, Callable[[Part], None]]:
+    """Return what takes the parts of (N, 3, H, W) planes: the sink, or a collector, which then comes first."""
+    if sink is not None:
+        return None, sink.put
+    n, _, h, w = shape
+    kept = Collector(n, h, w)
+    return kept, kept.put
+
+
+def passed_on(
+    steps: Generator[Step | Planes, None, None], *, done: int = 0, later: int = 0
+) -> Generator[Step, None, tuple[Planes, int]]:
+    """Pass an inference's steps on as those of a larger work, and close it.
+
+    Parameters
+    ----------
+    steps : as of `iter_infer`
+    done, later : int
+        Steps of the larger work before these, and after them.
+
+    Returns
+    -------
+    planes : Planes
+        The last item.
+    done : int
+        Steps of the larger work until then.
+    """
+    own = 0
+    with closing(steps):
+        for item in steps:
+            if isinstance(item, Planes):
+                return item, done + own
+            own = item.done
+            yield Step(done=done + own, total=done + item.total + later)
+    raise RuntimeError("inference ended without a result")
 
 
 def finished(n: int, kept: Collector | None, *, masks: bool, report: dict[str, Any]) -> Planes:

@@ -12,7 +12,6 @@ noise, such as rain streaks, has no such maps.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_dmgn.inference.engine import iter_infer
-from napari_dmgn.inference.planes import Collector, Part, Pixels, Planes, Sink, Step, finished, whole_mask
+from napari_dmgn.inference.planes import Part, Pixels, Planes, Sink, Step, finished, passed_on, taken_by, whole_mask
 
 if TYPE_CHECKING:
     from napari_dmgn.model.descriptor import Model
@@ -66,17 +65,9 @@ def iter_infer_reduced(
     factor = min(downscale, max(h, w))  # from there on there is one block
     small = _means(batch, factor)
     strips = list(_strips((n, h, w), factor))
-    done, planes = 0, None
-    with closing((infer or iter_infer)(model, small.numpy(), **engine)) as steps:
-        for item in steps:
-            if isinstance(item, Planes):
-                planes = item
-                break
-            done = item.done
-            yield Step(done=done, total=item.total + len(strips))
-    assert planes is not None
-    kept = Collector(n, h, w) if sink is None else None
-    put = kept.put if kept is not None else sink.put  # type: ignore[union-attr]
+    seen = (infer or iter_infer)(model, small.numpy(), **engine)
+    planes, done = yield from passed_on(seen, later=len(strips))
+    kept, put = taken_by(sink, batch.shape)
     enlarger = _Enlarger(small, planes, factor, (h, w))
     for number, (first, last) in enumerate(strips, 1):
         put(enlarger.part(batch, first, last, masks=number == 1))
